@@ -1,0 +1,102 @@
+#!/bin/sh
+# Finds what building and testing need and is not here, and installs it where apt-get can.
+#
+#   .ci/setup.sh build      to build: compiler, Jansson, zlib
+#   .ci/setup.sh check      to build and test
+#   .ci/setup.sh valgrind   the same and valgrind
+#   .ci/setup.sh ci         all of it, with the second compiler
+#
+# Says in a line each what it installs and why. Where nothing is missing it says nothing and does
+# not touch the network; where there is no apt-get it names what is missing and fails.
+
+purpose=${1:-build}
+packages=
+
+missing() {
+    echo "setup: $1 is missing ($2)"
+    packages="$packages $1"
+}
+
+have() {
+    command -v "$1" > /dev/null 2>&1
+}
+
+have_library() {
+    have pkg-config && pkg-config --exists "$1"
+}
+
+# The C library's headers are a package of their own, which gcc only recommends.
+have_c_headers() {
+    echo '#include <stdlib.h>' | "${CC:-cc}" -E - > /dev/null 2>&1
+}
+
+find_build() {
+    have "${CC:-cc}" || missing gcc 'C compiler'
+    have_c_headers || missing libc6-dev 'headers of the C library'
+    have make || missing make 'runs the Makefile'
+    have pkg-config || missing pkg-config 'finds the libraries'
+    have_library jansson || missing libjansson-dev 'JSON, for configurations and tokenizers'
+    have_library zlib || missing zlib1g-dev 'compression and checksums'
+}
+
+find_check() {
+    have "${CXX:-c++}" || missing g++ 'tests hymba.h as C++'
+    have_library check || missing check 'unit tests'
+}
+
+find_valgrind() {
+    have valgrind || missing valgrind 'tests for memory errors'
+}
+
+case $purpose in
+build) find_build ;;
+check) find_build && find_check ;;
+valgrind) find_build && find_check && find_valgrind ;;
+ci)
+    find_build && find_check && find_valgrind
+    have clang || missing clang 'second compiler'
+    ;;
+*)
+    echo "usage: setup.sh build|check|valgrind|ci" >&2
+    exit 2
+    ;;
+esac
+
+[ -z "$packages" ] && exit 0
+
+if ! have apt-get; then
+    echo "setup: install these (names as on Debian) and run again:$packages" >&2
+    exit 1
+fi
+
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    if ! have sudo; then
+        echo "setup: not root and no sudo; run as root: apt-get install$packages" >&2
+        exit 1
+    fi
+    as_root=sudo
+fi
+
+# env, since sudo does not pass the variable on.
+apt() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q "$@" < /dev/null
+}
+
+# Old lists may name files that are gone, so a failed installation is tried once more with new ones.
+install_packages() {
+    apt install -y --no-install-recommends $packages
+}
+
+echo "setup: installing$packages"
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
+if ls /var/lib/apt/lists/*_Packages* > /dev/null 2>&1 && install_packages > "$log" 2>&1; then
+    exit 0
+fi
+if apt update > "$log" 2>&1 && install_packages >> "$log" 2>&1; then
+    exit 0
+fi
+cat "$log" >&2
+echo "setup: apt-get could not install$packages" >&2
+exit 1

@@ -1,0 +1,227 @@
+# libhymba. `make` builds the libraries and the command; `make help` lists the other targets.
+
+CC ?= cc
+CXX ?= c++
+AR ?= ar
+NM ?= nm
+OBJCOPY ?= objcopy
+PKG_CONFIG ?= pkg-config
+INSTALL ?= install
+CFLAGS ?= -O2 -g
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+INCLUDEDIR ?= $(PREFIX)/include
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
+
+# V=1 shows whole command lines.
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),@:,@printf '  %-7s %s\n' '$(1)' '$(2)')
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer)
+BASE_FLAGS := -std=c11 -D_XOPEN_SOURCE=700 -D_FILE_OFFSET_BITS=64 -ffp-contract=off \
+	-fvisibility=hidden -fPIC $(WARNINGS) $(SANITIZE_FLAGS) $(EXTRA_CFLAGS)
+
+# Objects lie in a folder named after the compiler and all flags, so that builds never mix.
+COMPILER := $(shell $(CC) --version 2>/dev/null | head -n 1) $(shell $(CC) -dumpmachine 2>/dev/null)
+KEY := $(shell printf '%s' '$(CC) $(COMPILER) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)' \
+	| cksum | cut -d' ' -f1)
+OBJ := build/$(KEY)
+
+# Deferred, since nothing is installed yet when `make setup` reads this file.
+LIBS = $(or $(shell $(PKG_CONFIG) --libs jansson zlib 2>/dev/null),-ljansson -lz) -lm -lpthread
+LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags jansson zlib 2>/dev/null)
+CHECK_LIBS = $(or $(shell $(PKG_CONFIG) --libs check 2>/dev/null),-lcheck -lsubunit -lrt) -lpthread
+
+ABI := $(shell sed -n 's/^.define HYMBA_ABI //p' include/hymba.h)
+VERSION := $(shell sed -n 's/^.define HYMBA_VERSION_M[AI][JN]OR //p; \
+	s/^.define HYMBA_VERSION_PATCH //p' include/hymba.h | paste -s -d. -)
+SONAME := libhymba.so.$(ABI)
+
+LIB_SOURCES := $(sort $(wildcard src/base/*.c src/tensor/*.c src/format/*.c src/kernel/*.c \
+	src/text/*.c src/backend/*.c src/model/*.c src/state/*.c src/run/*.c src/train/*.c lib/*.c))
+ifneq (,$(findstring x86_64,$(COMPILER)))
+LIB_SOURCES += $(sort $(wildcard src/kernel/x86/*.c))
+endif
+TOOL_SOURCES := $(sort $(wildcard tools/*.c))
+EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
+SUPPORT_SOURCES := $(sort $(wildcard tests/support/*.c))
+TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
+TEST_SCRIPTS := $(sort $(wildcard tests/*/check_*.sh tests/*/check.sh))
+
+objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
+LIB_OBJECTS := $(call objects,$(LIB_SOURCES))
+TOOL_OBJECTS := $(call objects,$(TOOL_SOURCES))
+EXAMPLES := $(EXAMPLE_SOURCES:%.c=$(OBJ)/%)
+INTERNAL := $(OBJ)/libhymba-internal.a
+SUPPORT := $(OBJ)/tests/libsupport.a
+
+# The products of this configuration; build/ and bin/ hold copies of those made last.
+PRODUCTS := $(OBJ)/libhymba.a $(OBJ)/$(SONAME) $(OBJ)/hymba
+
+all: $(PRODUCTS)
+	@mkdir -p bin
+	@cmp -s $(OBJ)/libhymba.a build/libhymba.a || $(INSTALL) -m 644 $(OBJ)/libhymba.a build
+	@cmp -s $(OBJ)/$(SONAME) build/$(SONAME) || $(INSTALL) -m 755 $(OBJ)/$(SONAME) build
+	@ln -sf $(SONAME) build/libhymba.so
+	@cmp -s $(OBJ)/hymba bin/hymba || $(INSTALL) -m 755 $(OBJ)/hymba bin
+
+help:
+	@echo 'make                 the libraries into build/, the command into bin/'
+	@echo 'make demo            set up, build, and generate text with the demo model'
+	@echo 'make check           set up, build, and run all tests; TESTS="..." runs a subset'
+	@echo 'make check-asan      the tests under the address and undefined-behaviour sanitizers'
+	@echo 'make check-tsan      the tests under the thread sanitizer'
+	@echo 'make check-valgrind  the small suites under valgrind'
+	@echo 'make setup           install what building and testing need (Debian, Ubuntu)'
+	@echo 'make install         under PREFIX, LIBDIR, ...; DESTDIR is put before all paths'
+	@echo 'make uninstall       remove what install put there'
+	@echo 'make clean           remove build/ and bin/'
+	@echo 'Variables: CC CFLAGS LDFLAGS EXTRA_CFLAGS SANITIZE PREFIX LIBDIR DESTDIR JOBS V=1'
+
+# ---------------------------------------------------------------- objects
+
+# Only these files may use instructions beyond the base machine; all else runs anywhere.
+$(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
+$(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq \
+	-mavx2 -mfma -mf16c
+
+# What lies outside the library sees the public header alone; tests see everything.
+$(OBJ)/src/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
+$(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
+$(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
+
+$(OBJ)/%.o: %.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(INCLUDES) $(LIB_CFLAGS) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) \
+		-MMD -MP -c $< -o $@
+
+# The demo model lies in the command, brought in by the assembler.
+$(OBJ)/tools/demo_model.o: $(wildcard examples/demo/*)
+
+# ---------------------------------------------------------------- library
+
+# All objects with internal names visible: what unit tests link.
+$(INTERNAL): $(LIB_OBJECTS)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $(LIB_OBJECTS)
+
+# One relocatable object whose hidden names are local: visibility alone does not protect a program
+# that links the archive.
+$(OBJ)/libhymba.a: $(LIB_OBJECTS)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(CC) -r -nostdlib -o $(OBJ)/hymba-whole.o $(LIB_OBJECTS)
+	$(Q)$(OBJCOPY) --localize-hidden $(OBJ)/hymba-whole.o $(OBJ)/hymba.o
+	$(Q)$(AR) rcs $@ $(OBJ)/hymba.o && rm -f $(OBJ)/hymba-whole.o
+
+$(OBJ)/$(SONAME): $(LIB_OBJECTS) lib/hymba.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -Wl,-soname,$(SONAME) \
+		-Wl,--version-script=lib/hymba.map -o $@ $(LIB_OBJECTS) $(LIBS)
+	@ln -sf $(SONAME) $(OBJ)/libhymba.so
+
+link = $(CC) $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@
+
+$(OBJ)/hymba: $(TOOL_OBJECTS) $(OBJ)/libhymba.a
+	$(call say,LD,$@)
+	$(Q)$(link) $(TOOL_OBJECTS) $(OBJ)/libhymba.a $(LIBS)
+
+$(OBJ)/examples/%: $(OBJ)/examples/%.o $(OBJ)/libhymba.a
+	$(call say,LD,$@)
+	$(Q)$(link) $< $(OBJ)/libhymba.a $(LIBS)
+
+# ------------------------------------------------------------------ tests
+
+$(SUPPORT): $(call objects,$(SUPPORT_SOURCES))
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OBJ)/tests/%: $(OBJ)/tests/%.o $(SUPPORT) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(link) $< $(SUPPORT) $(INTERNAL) $(CHECK_LIBS) $(LIBS)
+
+# TESTS: programs and scripts by source path, with or without .c; all of them by default.
+TESTS ?= $(TEST_SOURCES) $(TEST_SCRIPTS)
+SCRIPTS_TO_RUN := $(filter %.sh,$(TESTS))
+PROGRAMS_TO_RUN := $(patsubst %.c,%,$(filter-out %.sh,$(TESTS)))
+PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
+
+# Unit tests need the internal archive alone; all others may look at the products.
+UNIT := $(foreach stage,base tensor format kernel text backend model state run,tests/$(stage)/%)
+test-programs: $(PROGRAM_FILES)
+examples: $(EXAMPLES)
+BEYOND_UNIT := $(filter-out $(UNIT),$(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN))
+test-files: $(PROGRAM_FILES) $(if $(BEYOND_UNIT),$(PRODUCTS) $(EXAMPLES))
+
+# Everything that can be built is run, and what cannot be built counts as failed.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+parallel = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+RUN_TESTS = MAKE='$(MAKE)' CC='$(CC)' CXX='$(CXX)' NM='$(NM)' HYMBA_BUILD='$(OBJ)' \
+	HYMBA_COMMAND='$(OBJ)/hymba' HYMBA_FLAGS='$(CFLAGS) $(SANITIZE_FLAGS)' \
+	HYMBA_SANITIZE='$(SANITIZE)' tests/support/run.sh $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
+
+run-tests:
+	+@if $(MAKE) --no-print-directory -k $(parallel) test-files; then failed=0; else failed=1; fi; \
+		HYMBA_BUILD_FAILED=$$failed HYMBA_WRAPPER='$(WRAPPER)' $(RUN_TESTS)
+
+check:
+	@.ci/setup.sh check
+	+@$(MAKE) --no-print-directory run-tests
+
+check-asan:
+	@.ci/setup.sh check
+	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
+		SANITIZE=address,undefined CFLAGS='-O1 -g' TESTS='$(filter-out %.sh,$(TESTS))'
+
+check-tsan:
+	@.ci/setup.sh check
+	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
+		SANITIZE=thread CFLAGS='-O1 -g' TESTS='$(filter-out %.sh,$(TESTS))'
+
+# valgrind runs some thirty times slower: only what needs no model of any size.
+VALGRIND_TESTS ?= $(filter $(foreach d,base tensor format text model state,tests/$d/%), \
+	$(filter-out %.sh,$(TESTS)))
+check-valgrind:
+	@.ci/setup.sh valgrind
+	+@CK_FORK=no $(MAKE) --no-print-directory run-tests CFLAGS='-O1 -g' TESTS='$(VALGRIND_TESTS)' \
+		WRAPPER='valgrind -q --leak-check=full --error-exitcode=99'
+
+setup:
+	@.ci/setup.sh check
+
+demo:
+	@.ci/setup.sh build
+	+@$(MAKE) --no-print-directory $(parallel) all
+	@bin/hymba generate -p "Once upon a time" -n 120 --seed 1
+
+# ---------------------------------------------------------------- install
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(BINDIR)
+	$(INSTALL) -m 644 include/hymba.h $(DESTDIR)$(INCLUDEDIR)
+	$(INSTALL) -m 644 $(OBJ)/libhymba.a $(DESTDIR)$(LIBDIR)
+	$(INSTALL) -m 755 $(OBJ)/$(SONAME) $(DESTDIR)$(LIBDIR)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libhymba.so
+	$(INSTALL) -m 755 $(OBJ)/hymba $(DESTDIR)$(BINDIR)
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+		-e 's|@VERSION@|$(VERSION)|' pkgconfig/hymba.pc.in \
+		> $(DESTDIR)$(LIBDIR)/pkgconfig/hymba.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(INCLUDEDIR)/hymba.h $(DESTDIR)$(LIBDIR)/libhymba.a \
+		$(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/libhymba.so \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/hymba.pc $(DESTDIR)$(BINDIR)/hymba
+
+clean:
+	rm -rf build bin
+
+.PHONY: all examples help check check-asan check-tsan check-valgrind setup demo install \
+	uninstall clean run-tests test-files test-programs
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+-include $(LIB_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) \
+	$(patsubst %.c,$(OBJ)/%.d,$(SUPPORT_SOURCES) $(TEST_SOURCES))

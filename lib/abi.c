@@ -1,0 +1,163 @@
+#include "abi.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "tensor/dtype.h"
+
+#define TEXT_OF(number) #number
+#define VERSION_TEXT(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
+
+const char *hymba_version_string(void)
+{
+    return VERSION_TEXT(HYMBA_VERSION_MAJOR, HYMBA_VERSION_MINOR, HYMBA_VERSION_PATCH);
+}
+
+uint32_t hymba_version_number(void)
+{
+    return HYMBA_VERSION_MAJOR * 1000000u + HYMBA_VERSION_MINOR * 1000u + HYMBA_VERSION_PATCH;
+}
+
+uint32_t hymba_abi_version(void)
+{
+    return HYMBA_ABI;
+}
+
+static const struct {
+    hymba_status status;
+    const char *name, *description;
+} statuses[] = {
+    {HYMBA_OK, "HYMBA_OK", "The call did what it was asked to do."},
+    {HYMBA_ERROR_ARGUMENT, "HYMBA_ERROR_ARGUMENT", "An argument is not valid."},
+    {HYMBA_ERROR_BUFFER, "HYMBA_ERROR_BUFFER", "The buffer is too small."},
+    {HYMBA_ERROR_MEMORY, "HYMBA_ERROR_MEMORY", "An allocation failed."},
+    {HYMBA_ERROR_LIMIT, "HYMBA_ERROR_LIMIT", "A limit would be exceeded."},
+    {HYMBA_ERROR_THREAD, "HYMBA_ERROR_THREAD", "A thread or lock could not be created."},
+    {HYMBA_ERROR_FILE, "HYMBA_ERROR_FILE", "A file could not be opened, read or written."},
+    {HYMBA_ERROR_FORMAT, "HYMBA_ERROR_FORMAT", "A file's content is not valid."},
+    {HYMBA_ERROR_UNSUPPORTED, "HYMBA_ERROR_UNSUPPORTED",
+     "The content is valid, but not supported by this library."},
+    {HYMBA_ERROR_MISSING, "HYMBA_ERROR_MISSING", "The model lacks what the call needs."},
+    {HYMBA_ERROR_DEVICE, "HYMBA_ERROR_DEVICE", "The device cannot be used or has failed."},
+    {HYMBA_ERROR_BUSY, "HYMBA_ERROR_BUSY", "Another call is running on this context."},
+    {HYMBA_ERROR_STATE, "HYMBA_ERROR_STATE", "The object cannot do this in its present state."},
+    {HYMBA_ERROR_CANCELLED, "HYMBA_ERROR_CANCELLED", "The call was cancelled."},
+    {HYMBA_ERROR_INTERNAL, "HYMBA_ERROR_INTERNAL", "A fault in the library."},
+};
+
+enum { N_STATUSES = sizeof statuses / sizeof statuses[0] };
+
+const char *hymba_status_name(hymba_status status)
+{
+    for (int i = 0; i < N_STATUSES; i++)
+        if (statuses[i].status == status)
+            return statuses[i].name;
+    return "unknown status";
+}
+
+const char *hymba_status_description(hymba_status status)
+{
+    for (int i = 0; i < N_STATUSES; i++)
+        if (statuses[i].status == status)
+            return statuses[i].description;
+    return "A status that this version of the library does not know.";
+}
+
+const char *hymba_dtype_name(hymba_dtype dtype)
+{
+    return hy_dtype_name(dtype);
+}
+
+hymba_dtype hymba_dtype_from_name(const char *name)
+{
+    return hy_dtype_from_name(name);
+}
+
+size_t hymba_dtype_size(hymba_dtype dtype)
+{
+    return hy_dtype_size(dtype);
+}
+
+void hy_init_struct(void *to, size_t size)
+{
+    if (!to || size < sizeof size)
+        return;
+    memset(to, 0, size);
+    memcpy(to, &size, sizeof size);
+}
+
+void hymba_error_init(hymba_error *error, size_t size)
+{
+    hy_init_struct(error, size);
+}
+
+void hymba_host_init(hymba_host *host, size_t size)
+{
+    hy_init_struct(host, size);
+}
+
+hymba_status hy_read_struct(void *to, size_t size, const void *from, const char *name,
+                            hymba_error *error)
+{
+    size_t given;
+    memset(to, 0, size);
+    memcpy(to, &size, sizeof size);
+    if (!from)
+        return HYMBA_OK;
+    memcpy(&given, from, sizeof given);
+    if (given < sizeof given)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "%s: struct_size is %zu, expected the size of the struct", name, given);
+    for (size_t i = size; i < given; i++)
+        if (((const unsigned char *)from)[i] != 0)
+            return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)i,
+                              "%s: byte %zu is set, but this library knows only %zu bytes", name, i,
+                              size);
+    memcpy((char *)to + sizeof given, (const char *)from + sizeof given,
+           hy_min_size(given, size) - sizeof given);
+    return HYMBA_OK;
+}
+
+hymba_status hy_write_struct(void *to, const void *from, size_t size, const char *name,
+                             hymba_error *error)
+{
+    size_t given;
+    hymba_status status = hy_require(to, name, error);
+    if (status != HYMBA_OK)
+        return status;
+    memcpy(&given, to, sizeof given);
+    if (given < sizeof given)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "%s: struct_size is %zu, expected the size of the struct", name, given);
+    memcpy((char *)to + sizeof given, (const char *)from + sizeof given,
+           hy_min_size(given, size) - sizeof given);
+    if (given > size)
+        memset((char *)to + size, 0, given - size);
+    return HYMBA_OK;
+}
+
+hymba_status hy_require(const void *pointer, const char *name, hymba_error *error)
+{
+    return pointer ? HYMBA_OK
+                   : hy_fail(error, HYMBA_ERROR_ARGUMENT, "%s: found NULL, which is not allowed",
+                             name);
+}
+
+hymba_status hy_text_length(const char *text, size_t *length, const char *name, hymba_error *error)
+{
+    if (!text && *length == 0)
+        return HYMBA_OK;
+    hymba_status status = hy_require(text, name, error);
+    if (status == HYMBA_OK && *length == HYMBA_NUL_TERMINATED)
+        *length = strlen(text);
+    return status;
+}
+
+hymba_status hy_check_buffer(const void *buffer, size_t capacity, size_t needed,
+                             hymba_error *error)
+{
+    if (needed <= capacity || (!buffer && capacity == 0))
+        return HYMBA_OK;
+    return hy_fail(error, HYMBA_ERROR_BUFFER, "the buffer has room for %zu, %zu are needed",
+                   capacity, needed);
+}

@@ -1,0 +1,293 @@
+#include "abi.h"
+#include "run/decode.h"
+
+void hymba_context_params_init(hymba_context_params *params, size_t size)
+{
+    hy_init_struct(params, size);
+}
+
+void hymba_session_params_init(hymba_session_params *params, size_t size)
+{
+    hy_init_struct(params, size);
+}
+
+/* ---------------------------------------------------------------- context */
+
+hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *given,
+                                  hymba_context **context, hymba_error *error)
+{
+    hymba_context_params params;
+    hymba_host host;
+    hymba_status status = hy_require(context, "context", error);
+    if (status != HYMBA_OK)
+        return status;
+    *context = NULL;
+    status = hy_require(model, "model", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK && params.host) {
+        status = hy_read_struct(&host, sizeof host, params.host, "host", error);
+        params.host = &host;
+    }
+    return status == HYMBA_OK ? hy_context_create(model, &params, context, error) : status;
+}
+
+hymba_context *hymba_context_retain(hymba_context *context)
+{
+    return context ? hy_context_retain(context) : NULL;
+}
+
+void hymba_context_release(hymba_context *context)
+{
+    hy_context_release(context);
+}
+
+hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_info *info,
+                                    hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status != HYMBA_OK)
+        return status;
+    hymba_context_info complete = {
+        .device = context->backend.device,
+        .cpu = context->backend.kernels.name,
+        .n_threads = hy_pool_threads(context->backend.pool),
+        .max_step_tokens = (uint32_t)context->workspace.rows,
+        .cache_type = context->layout.cache_type,
+        .state_type = context->layout.state_type,
+        .compute = context->compute,
+        .workspace_bytes = atomic_load(&context->memory.used),
+    };
+    return hy_write_struct(info, &complete, sizeof complete, "info", error);
+}
+
+void hymba_context_cancel(hymba_context *context)
+{
+    if (context)
+        atomic_store(&context->cancel, true);
+}
+
+hymba_status hymba_model_get_memory_info(const hymba_model *model,
+                                         const hymba_context_params *given,
+                                         hymba_memory_info *info, hymba_error *error)
+{
+    hymba_context_params params;
+    hymba_memory_info complete;
+    hymba_status status = hy_require(model, "model", error);
+    if (status == HYMBA_OK)
+        status = hy_require(info, "info", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&complete, sizeof complete, info, "info", error);
+    if (status == HYMBA_OK)
+        status = hy_context_memory(model, &params, &complete, error);
+    return status == HYMBA_OK
+               ? hy_write_struct(info, &complete, sizeof complete, "info", error)
+               : status;
+}
+
+/* ---------------------------------------------------------------- session */
+
+hymba_status hymba_session_create(hymba_context *context, const hymba_session_params *given,
+                                  hymba_session **session, hymba_error *error)
+{
+    hymba_session_params params;
+    hymba_status status = hy_require(session, "session", error);
+    if (status != HYMBA_OK)
+        return status;
+    *session = NULL;
+    status = hy_require(context, "context", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_session_create(context, &params, session, error);
+    hy_context_leave(context);
+    return status;
+}
+
+hymba_session *hymba_session_retain(hymba_session *session)
+{
+    return session ? hy_session_retain(session) : NULL;
+}
+
+void hymba_session_release(hymba_session *session)
+{
+    hy_session_release(session);
+}
+
+static hymba_status enter_session(hymba_session *session, hymba_error *error)
+{
+    hymba_status status = hy_require(session, "session", error);
+    return status == HYMBA_OK ? hy_context_enter(session->context, error) : status;
+}
+
+hymba_status hymba_session_reset(hymba_session *session, hymba_error *error)
+{
+    hymba_status status = enter_session(session, error);
+    if (status != HYMBA_OK)
+        return status;
+    hy_session_reset(session);
+    hy_context_leave(session->context);
+    return HYMBA_OK;
+}
+
+hymba_status hymba_session_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error)
+{
+    hymba_status status = enter_session(session, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_session_reserve(session, n_tokens, error);
+    hy_context_leave(session->context);
+    return status;
+}
+
+uint64_t hymba_session_length(const hymba_session *session)
+{
+    return session ? session->n_tokens : 0;
+}
+
+const int32_t *hymba_session_tokens(const hymba_session *session)
+{
+    return session ? session->tokens : NULL;
+}
+
+static hymba_status check_logits(int32_t logits, hymba_error *error)
+{
+    if (logits < HYMBA_LOGITS_NONE || logits > HYMBA_LOGITS_ALL)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "logits: found %d, expected 0 to %d",
+                       (int)logits, HYMBA_LOGITS_ALL);
+    return HYMBA_OK;
+}
+
+hymba_status hymba_session_append(hymba_session *session, const int32_t *tokens, size_t n_tokens,
+                                  int32_t logits, hymba_error *error)
+{
+    hymba_status status = hy_require(session, "session", error);
+    if (status == HYMBA_OK)
+        status = hy_require(tokens, "tokens", error);
+    if (status == HYMBA_OK)
+        status = check_logits(logits, error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(session->context, error);
+    if (status != HYMBA_OK)
+        return status;
+    struct hy_item item = {
+        .session = session, .tokens = tokens, .n_tokens = n_tokens, .logits = logits};
+    status = hy_decode(session->context, &item, 1, error);
+    hy_context_leave(session->context);
+    return status;
+}
+
+static const hymba_batch_item *item_at(const hymba_batch_item *items, size_t item_size, size_t i)
+{
+    return (const void *)((const char *)items + i * item_size);
+}
+
+static hymba_status check_batch_item(const hymba_context *context, const hymba_batch_item *item,
+                                     size_t index, hymba_error *error)
+{
+    if (!item->session || !item->tokens)
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                          "items[%zu]: %s is NULL", index,
+                          item->session ? "tokens" : "session");
+    if (item->session->context != context)
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                          "items[%zu]: the session belongs to another context", index);
+    return check_logits(item->logits, error);
+}
+
+/* Each session gets its item's number in turn and must still hold it afterwards. */
+static hymba_status refuse_repeated(const struct hy_item *items, size_t n, hymba_error *error)
+{
+    for (size_t i = 0; i < n; i++)
+        items[i].session->batch_mark = i;
+    for (size_t i = 0; i < n; i++)
+        if (items[i].session->batch_mark != i)
+            return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
+                              "items[%zu]: its session stands in the batch again as items[%zu]", i,
+                              items[i].session->batch_mark);
+    return HYMBA_OK;
+}
+
+static hymba_status decode_items(hymba_context *context, const hymba_batch_item *items,
+                                 size_t item_size, size_t n_items, hymba_error *error)
+{
+    struct hy_item *list;
+    hymba_status status = hy_decode_items(context, n_items, &list, error);
+    for (size_t i = 0; status == HYMBA_OK && i < n_items; i++) {
+        const hymba_batch_item *item = item_at(items, item_size, i);
+        list[i] = (struct hy_item){
+            .session = item->session,
+            .tokens = item->tokens,
+            .n_tokens = item->n_tokens,
+            .logits = item->logits,
+        };
+    }
+    if (status == HYMBA_OK)
+        status = refuse_repeated(list, n_items, error);
+    return status == HYMBA_OK ? hy_decode(context, list, n_items, error) : status;
+}
+
+hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item *items,
+                                  size_t item_size, size_t n_items, hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status == HYMBA_OK)
+        status = hy_require(items, "items", error);
+    if (status != HYMBA_OK)
+        return status;
+    if (item_size < sizeof *items || n_items == 0)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "found %zu items of %zu bytes, expected at least 1 of at least %zu", n_items,
+                       item_size, sizeof *items);
+    for (size_t i = 0; status == HYMBA_OK && i < n_items; i++)
+        status = check_batch_item(context, item_at(items, item_size, i), i, error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = decode_items(context, items, item_size, n_items, error);
+    hy_context_leave(context);
+    return status;
+}
+
+hymba_status hymba_session_logits(const hymba_session *session, const float **logits, size_t *rows,
+                                  hymba_error *error)
+{
+    hymba_status status = hy_require(session, "session", error);
+    if (status == HYMBA_OK)
+        status = hy_require(logits, "logits", error);
+    if (status != HYMBA_OK)
+        return status;
+    *logits = NULL;
+    if (rows)
+        *rows = 0;
+    if (session->logits_rows == 0)
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "the session's last call computed no logits");
+    *logits = session->logits;
+    if (rows)
+        *rows = session->logits_rows;
+    return HYMBA_OK;
+}
+
+hymba_status hymba_session_score(hymba_session *session, const int32_t *tokens, size_t n_tokens,
+                                 float *log_probabilities, hymba_error *error)
+{
+    hymba_status status = hy_require(session, "session", error);
+    if (status == HYMBA_OK)
+        status = hy_require(tokens, "tokens", error);
+    if (status == HYMBA_OK)
+        status = hy_require(log_probabilities, "log_probabilities", error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(session->context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_session_score(session, tokens, n_tokens, log_probabilities, error);
+    hy_context_leave(session->context);
+    return status;
+}

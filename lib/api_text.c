@@ -1,0 +1,376 @@
+#include <string.h>
+
+#include "abi.h"
+#include "run/generate.h"
+#include "text/chat_template.h"
+#include "text/text_stream.h"
+
+/* -------------------------------------------------------------- tokenizer */
+
+hymba_status hymba_tokenizer_open(const char *directory, const hymba_host *given,
+                                  hymba_tokenizer **tokenizer, hymba_error *error)
+{
+    hymba_host host;
+    hymba_status status = hy_require(tokenizer, "tokenizer", error);
+    if (status != HYMBA_OK)
+        return status;
+    *tokenizer = NULL;
+    status = hy_require(directory, "directory", error);
+    if (status == HYMBA_OK && given) {
+        status = hy_read_struct(&host, sizeof host, given, "host", error);
+        given = &host;
+    }
+    return status == HYMBA_OK
+               ? hy_tokenizer_open_directory(given, directory, false, tokenizer, error)
+               : status;
+}
+
+hymba_tokenizer *hymba_tokenizer_retain(hymba_tokenizer *tokenizer)
+{
+    return tokenizer ? hy_tokenizer_retain(tokenizer) : NULL;
+}
+
+void hymba_tokenizer_release(hymba_tokenizer *tokenizer)
+{
+    hy_tokenizer_release(tokenizer);
+}
+
+uint32_t hymba_tokenizer_vocabulary_size(const hymba_tokenizer *tokenizer)
+{
+    return tokenizer ? hy_tokenizer_size(tokenizer) : 0;
+}
+
+int32_t hymba_tokenizer_bos(const hymba_tokenizer *tokenizer)
+{
+    return tokenizer ? hy_tokenizer_bos(tokenizer) : -1;
+}
+
+int32_t hymba_tokenizer_eos(const hymba_tokenizer *tokenizer)
+{
+    return tokenizer ? hy_tokenizer_eos(tokenizer) : -1;
+}
+
+int32_t hymba_tokenizer_adds_bos(const hymba_tokenizer *tokenizer)
+{
+    return tokenizer && hy_tokenizer_adds_bos(tokenizer);
+}
+
+hymba_status hymba_tokenizer_encode(const hymba_tokenizer *tokenizer, const char *text,
+                                    size_t length, uint32_t flags, int32_t *ids, size_t capacity,
+                                    size_t *needed, hymba_error *error)
+{
+    hymba_status status = hy_require(tokenizer, "tokenizer", error);
+    if (status == HYMBA_OK)
+        status = hy_require(needed, "needed", error);
+    if (status == HYMBA_OK && capacity > 0)
+        status = hy_require(ids, "ids", error);
+    if (status == HYMBA_OK)
+        status = hy_text_length(text, &length, "text", error);
+    if (status != HYMBA_OK)
+        return status;
+    struct hy_ids list = {.memory = hy_tokenizer_memory(tokenizer)};
+    status = hy_tokenizer_encode(tokenizer, text ? text : "", length, flags, &list, error);
+    if (status == HYMBA_OK) {
+        *needed = list.count;
+        if (list.count > 0 && list.count <= capacity)
+            memcpy(ids, list.data, list.count * sizeof *ids);
+        status = hy_check_buffer(ids, capacity, list.count, error);
+    }
+    hy_free(list.memory, list.data);
+    return status;
+}
+
+hymba_status hymba_tokenizer_decode(const hymba_tokenizer *tokenizer, const int32_t *ids,
+                                    size_t n_ids, uint32_t flags, char *buffer, size_t capacity,
+                                    size_t *needed, hymba_error *error)
+{
+    hymba_status status = hy_require(tokenizer, "tokenizer", error);
+    if (status == HYMBA_OK)
+        status = hy_require(needed, "needed", error);
+    if (status == HYMBA_OK && capacity > 0)
+        status = hy_require(buffer, "buffer", error);
+    if (status == HYMBA_OK && n_ids > 0)
+        status = hy_require(ids, "ids", error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_tokenizer_decode(tokenizer, ids, n_ids, flags, buffer, capacity, needed, error);
+    return status == HYMBA_OK ? hy_check_buffer(buffer, capacity, *needed, error) : status;
+}
+
+hymba_status hymba_tokenizer_piece(const hymba_tokenizer *tokenizer, int32_t id, const char **text,
+                                   size_t *length, hymba_error *error)
+{
+    hymba_status status = hy_require(tokenizer, "tokenizer", error);
+    if (status == HYMBA_OK)
+        status = hy_require(text, "text", error);
+    if (status == HYMBA_OK)
+        status = hy_require(length, "length", error);
+    if (status != HYMBA_OK)
+        return status;
+    *text = NULL;
+    *length = 0;
+    if (id < 0 || (uint32_t)id >= hy_tokenizer_size(tokenizer))
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "id: found %d, expected 0 to %u", (int)id,
+                       hy_tokenizer_size(tokenizer) - 1);
+    struct hy_piece piece = hy_tokenizer_piece(tokenizer, id);
+    *text = piece.text;
+    *length = piece.length;
+    return HYMBA_OK;
+}
+
+int32_t hymba_tokenizer_has_chat_template(const hymba_tokenizer *tokenizer)
+{
+    return tokenizer && hy_tokenizer_chat_template(tokenizer) != NULL;
+}
+
+static hymba_status render(const char *source, const char *json, size_t length,
+                           struct hy_text *text, hymba_error *error)
+{
+    hy_json *variables;
+    hymba_status status = hy_json_parse(json, length, "the chat", &variables, error);
+    if (status != HYMBA_OK)
+        return status;
+    if (hy_json_kind(variables) != HY_JSON_OBJECT)
+        status = hy_fail(error, HYMBA_ERROR_FORMAT, "the chat: found %s, expected an object",
+                         hy_json_kind_name(hy_json_kind(variables)));
+    else if (hy_json_kind(hy_json_object_get(variables, "messages")) != HY_JSON_ARRAY)
+        status = hy_fail(error, HYMBA_ERROR_FORMAT,
+                         "the chat: \"messages\" is %s, expected an array",
+                         hy_json_kind_name(
+                             hy_json_kind(hy_json_object_get(variables, "messages"))));
+    else
+        status = hy_chat_template_render(source, strlen(source), variables, text, error);
+    hy_json_free(variables);
+    return status;
+}
+
+hymba_status hymba_tokenizer_render_chat(const hymba_tokenizer *tokenizer, const char *json,
+                                         size_t length, char *buffer, size_t capacity,
+                                         size_t *needed, hymba_error *error)
+{
+    hymba_status status = hy_require(tokenizer, "tokenizer", error);
+    if (status == HYMBA_OK)
+        status = hy_require(json, "json", error);
+    if (status == HYMBA_OK)
+        status = hy_require(needed, "needed", error);
+    if (status == HYMBA_OK && capacity > 0)
+        status = hy_require(buffer, "buffer", error);
+    if (status == HYMBA_OK)
+        status = hy_text_length(json, &length, "json", error);
+    if (status != HYMBA_OK)
+        return status;
+    const char *source = hy_tokenizer_chat_template(tokenizer);
+    if (!source)
+        return hy_fail(error, HYMBA_ERROR_MISSING, "the tokenizer has no chat template");
+    struct hy_text text = {.memory = hy_tokenizer_memory(tokenizer)};
+    status = render(source, json, length, &text, error);
+    if (status == HYMBA_OK) {
+        *needed = text.length;
+        if (text.length > 0 && text.length <= capacity)
+            memcpy(buffer, text.data, text.length);
+        status = hy_check_buffer(buffer, capacity, text.length, error);
+    }
+    hy_free(text.memory, text.data);
+    return status;
+}
+
+/* ------------------------------------------------------------ text stream */
+
+hymba_status hymba_text_stream_create(hymba_tokenizer *tokenizer, hymba_text_stream **stream,
+                                      hymba_error *error)
+{
+    hymba_status status = hy_require(stream, "stream", error);
+    if (status != HYMBA_OK)
+        return status;
+    *stream = NULL;
+    status = hy_require(tokenizer, "tokenizer", error);
+    return status == HYMBA_OK ? hy_text_stream_create(tokenizer, stream, error) : status;
+}
+
+void hymba_text_stream_release(hymba_text_stream *stream)
+{
+    hy_text_stream_release(stream);
+}
+
+void hymba_text_stream_reset(hymba_text_stream *stream)
+{
+    if (stream)
+        hy_text_stream_reset(stream);
+}
+
+static hymba_status check_text_output(const void *stream, const char **text, size_t *length,
+                                      hymba_error *error)
+{
+    hymba_status status = hy_require(stream, "stream", error);
+    if (status == HYMBA_OK)
+        status = hy_require(text, "text", error);
+    if (status == HYMBA_OK)
+        status = hy_require(length, "length", error);
+    return status;
+}
+
+hymba_status hymba_text_stream_push(hymba_text_stream *stream, int32_t id, const char **text,
+                                    size_t *length, hymba_error *error)
+{
+    hymba_status status = check_text_output(stream, text, length, error);
+    return status == HYMBA_OK ? hy_text_stream_push(stream, id, text, length, error) : status;
+}
+
+hymba_status hymba_text_stream_finish(hymba_text_stream *stream, const char **text, size_t *length,
+                                      hymba_error *error)
+{
+    hymba_status status = check_text_output(stream, text, length, error);
+    return status == HYMBA_OK ? hy_text_stream_finish(stream, text, length, error) : status;
+}
+
+/* ---------------------------------------------------------------- sampler */
+
+void hymba_sampler_params_init(hymba_sampler_params *params, size_t size)
+{
+    hy_init_struct(params, size);
+}
+
+hymba_status hymba_sampler_create(const hymba_sampler_params *given, const hymba_host *given_host,
+                                  hymba_sampler **sampler, hymba_error *error)
+{
+    hymba_sampler_params params;
+    hymba_host host;
+    hymba_status status = hy_require(sampler, "sampler", error);
+    if (status != HYMBA_OK)
+        return status;
+    *sampler = NULL;
+    status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK && given_host) {
+        status = hy_read_struct(&host, sizeof host, given_host, "host", error);
+        given_host = &host;
+    }
+    return status == HYMBA_OK ? hy_sampler_create(&params, given_host, sampler, error) : status;
+}
+
+hymba_sampler *hymba_sampler_retain(hymba_sampler *sampler)
+{
+    return sampler ? hy_sampler_retain(sampler) : NULL;
+}
+
+void hymba_sampler_release(hymba_sampler *sampler)
+{
+    hy_sampler_release(sampler);
+}
+
+void hymba_sampler_reset(hymba_sampler *sampler)
+{
+    if (sampler)
+        hy_sampler_reset(sampler);
+}
+
+hymba_status hymba_sampler_accept(hymba_sampler *sampler, int32_t token, hymba_error *error)
+{
+    hymba_status status = hy_require(sampler, "sampler", error);
+    return status == HYMBA_OK ? hy_sampler_accept(sampler, token, error) : status;
+}
+
+hymba_status hymba_sampler_sample(hymba_sampler *sampler, const float *logits, size_t n_logits,
+                                  int32_t *token, hymba_error *error)
+{
+    hymba_status status = hy_require(sampler, "sampler", error);
+    if (status == HYMBA_OK)
+        status = hy_require(logits, "logits", error);
+    if (status == HYMBA_OK)
+        status = hy_require(token, "token", error);
+    return status == HYMBA_OK ? hy_sampler_sample(sampler, logits, n_logits, token, error)
+                              : status;
+}
+
+/* ------------------------------------------------------------- generation */
+
+void hymba_generation_params_init(hymba_generation_params *params, size_t size)
+{
+    hy_init_struct(params, size);
+}
+
+static hymba_status check_generation(const hymba_generation_params *params,
+                                     const hymba_tokenizer *tokenizer, hymba_error *error)
+{
+    if (params->flags & ~(uint32_t)HYMBA_GENERATION_IGNORE_EOS)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "params.flags: found 0x%x, known are 0x%x",
+                       params->flags, HYMBA_GENERATION_IGNORE_EOS);
+    if (params->n_stop_strings == 0)
+        return HYMBA_OK;
+    if (!tokenizer)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "stop strings need a tokenizer");
+    hymba_status status = hy_require(params->stop_strings, "params.stop_strings", error);
+    for (size_t i = 0; status == HYMBA_OK && i < params->n_stop_strings; i++)
+        if (!params->stop_strings[i] || params->stop_strings[i][0] == '\0')
+            status = hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
+                                "params.stop_strings[%zu]: is %s", i,
+                                params->stop_strings[i] ? "empty" : "NULL");
+    return status;
+}
+
+hymba_status hymba_generation_create(hymba_session *session, hymba_sampler *sampler,
+                                     hymba_tokenizer *tokenizer,
+                                     const hymba_generation_params *given,
+                                     hymba_generation **generation, hymba_error *error)
+{
+    hymba_generation_params params;
+    hymba_status status = hy_require(generation, "generation", error);
+    if (status != HYMBA_OK)
+        return status;
+    *generation = NULL;
+    status = hy_require(session, "session", error);
+    if (status == HYMBA_OK)
+        status = hy_require(sampler, "sampler", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK)
+        status = check_generation(&params, tokenizer, error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(session->context, error);
+    if (status != HYMBA_OK)
+        return status;
+    hymba_context *context = session->context;
+    status = hy_generation_create(session, sampler, tokenizer, &params, generation, error);
+    hy_context_leave(context);
+    return status;
+}
+
+void hymba_generation_release(hymba_generation *generation)
+{
+    hy_generation_release(generation);
+}
+
+const char *hymba_stop_name(int32_t stop)
+{
+    static const char *const names[] = {
+        [HYMBA_STOP_NONE] = "none",     [HYMBA_STOP_EOS] = "eos",
+        [HYMBA_STOP_STRING] = "string", [HYMBA_STOP_LENGTH] = "length",
+        [HYMBA_STOP_LIMIT] = "limit",   [HYMBA_STOP_CANCELLED] = "cancelled",
+    };
+    return stop >= 0 && (size_t)stop < sizeof names / sizeof names[0] ? names[stop] : "none";
+}
+
+hymba_status hymba_generation_next(hymba_generation *generation, hymba_event *event,
+                                   hymba_error *error)
+{
+    hymba_event complete = {0};
+    hymba_status status = hy_require(generation, "generation", error);
+    if (status == HYMBA_OK)
+        status = hy_require(event, "event", error);
+    if (status != HYMBA_OK)
+        return status;
+    hymba_context *context = hy_generation_context(generation);
+    status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_generation_next(generation, &complete, error);
+    hy_context_leave(context);
+    return status == HYMBA_OK
+               ? hy_write_struct(event, &complete, sizeof complete, "event", error)
+               : status;
+}
+
+void hymba_generation_cancel(hymba_generation *generation)
+{
+    if (generation)
+        hy_generation_cancel(generation);
+}

@@ -1,0 +1,42 @@
+/*
+ * A device that computes: the op table of kernel.h on whole steps, and its memory. The CPU backend
+ * divides each op among the threads of its pool; a plug-in launches it.
+ */
+#ifndef HY_BACKEND_BACKEND_H
+#define HY_BACKEND_BACKEND_H
+
+#include "base/memory.h"
+#include "base/thread.h"
+#include "kernel/kernel.h"
+
+struct hy_backend {
+    const char *device;       /* "cpu" */
+    struct hy_kernels kernels;
+    struct hy_pool *pool;
+    struct hy_memory *memory;
+    float *scratch;           /* attention scratch of all threads, scratch_floats each */
+    size_t scratch_floats;
+};
+
+/* device is NULL or "cpu"; n_threads 0 means hy_processor_count. */
+hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memory,
+                             const char *device, const char *cpu, unsigned n_threads,
+                             hymba_error *error);
+void hy_backend_free(struct hy_backend *backend);
+
+/* Makes room for attention over max_keys keys by groups of heads_per_kv query heads. */
+hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t heads_per_kv,
+                                          size_t max_keys, hymba_error *error);
+
+void hy_backend_embed(struct hy_backend *, const struct hy_embed_args *, size_t rows);
+void hy_backend_rms_norm(struct hy_backend *, const struct hy_rms_norm_args *, size_t rows);
+void hy_backend_matmul(struct hy_backend *, const struct hy_matmul_args *);
+void hy_backend_rope(struct hy_backend *, const struct hy_rope_args *, size_t rows);
+void hy_backend_cache_rows(struct hy_backend *, const struct hy_cache_rows_args *, size_t rows);
+void hy_backend_attention(struct hy_backend *, const struct hy_attention_args *, size_t rows);
+void hy_backend_conv(struct hy_backend *, const struct hy_conv_args *);
+void hy_backend_scan(struct hy_backend *, const struct hy_scan_args *);
+void hy_backend_fuse(struct hy_backend *, const struct hy_fuse_args *, size_t rows);
+void hy_backend_swiglu(struct hy_backend *, const struct hy_swiglu_args *, size_t rows);
+
+#endif

@@ -1,0 +1,36 @@
+/*
+ * A pool of threads for one caller at a time. Work is an index range; each thread takes one
+ * contiguous part, so a kernel whose units are independent gives the same bits for any number of
+ * threads.
+ */
+#ifndef HY_BASE_THREAD_H
+#define HY_BASE_THREAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/memory.h"
+
+struct hy_pool;
+
+/* Does units [begin, end) of a piece of work; called at most once per thread, whose number
+ * (0 <= thread < hy_pool_threads) picks its scratch memory. */
+typedef void (*hy_work)(void *argument, size_t begin, size_t end, unsigned thread);
+
+/* Processors this process may use (affinity mask and CPU quota), at least 1. */
+unsigned hy_processor_count(void);
+
+/* n_threads >= 1, the caller's included. */
+hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct hy_pool **pool,
+                            hymba_error *error);
+void hy_pool_destroy(struct hy_pool *pool);
+unsigned hy_pool_threads(const struct hy_pool *pool);
+
+/*
+ * Runs work over [0, n_units), in parts of at least grain units, and returns when all is done. With
+ * one part it runs on the calling thread alone. Part borders are multiples of align units.
+ */
+void hy_pool_run(struct hy_pool *pool, hy_work work, void *argument, size_t n_units, size_t grain,
+                 size_t align);
+
+#endif

@@ -1,0 +1,61 @@
+#include "kernel/ref.h"
+
+void hy_ref_embed(const struct hy_embed_args *args, size_t begin, size_t end)
+{
+    size_t row_size = args->n * hy_dtype_size(args->dtype);
+    for (size_t t = begin; t < end; t++) {
+        const unsigned char *row = (const unsigned char *)args->table
+                                   + (size_t)args->ids[t] * row_size;
+        hy_row_to_f32(row, args->dtype, args->y + t * args->n, args->n);
+    }
+}
+
+/* 1 / sqrt(mean(x^2) + epsilon) */
+static float inverse_rms(const float *x, size_t n, float epsilon)
+{
+    return 1.0f / sqrtf(hy_ref_dot(x, x, n) / (float)n + epsilon);
+}
+
+void hy_ref_rms_norm(const struct hy_rms_norm_args *args, size_t begin, size_t end)
+{
+    for (size_t t = begin; t < end; t++) {
+        const float *x = args->x + t * args->x_stride;
+        float *y = args->y + t * args->y_stride;
+        float scale = inverse_rms(x, args->n, args->epsilon);
+        for (size_t i = 0; i < args->n; i++)
+            y[i] = x[i] * scale * args->weight[i];
+    }
+}
+
+void hy_ref_fuse(const struct hy_fuse_args *args, size_t begin, size_t end)
+{
+    size_t n = args->n;
+    for (size_t t = begin; t < end; t++) {
+        const float *attention = args->attention + t * args->attention_stride;
+        const float *ssm = args->ssm + t * args->ssm_stride;
+        float *y = args->y + t * args->y_stride;
+        float scale_attention = inverse_rms(attention, n, args->epsilon);
+        float scale_ssm = inverse_rms(ssm, n, args->epsilon);
+        for (size_t i = 0; i < n; i++) {
+            float first = attention[i] * scale_attention * args->weight_attention[i];
+            float second = ssm[i] * scale_ssm * args->weight_ssm[i];
+            if (args->concat) {
+                y[i] = first;
+                y[n + i] = second;
+            } else {
+                y[i] = (first + second) * 0.5f;
+            }
+        }
+    }
+}
+
+void hy_ref_swiglu(const struct hy_swiglu_args *args, size_t begin, size_t end)
+{
+    for (size_t t = begin; t < end; t++) {
+        const float *gate = args->gate + t * args->gate_stride;
+        const float *up = args->up + t * args->up_stride;
+        float *y = args->y + t * args->y_stride;
+        for (size_t i = 0; i < args->n; i++)
+            y[i] = hy_ref_silu(gate[i]) * up[i];
+    }
+}

@@ -1,0 +1,204 @@
+/*
+ * Attention, one row and key head at a time; the query heads that share the key head share its
+ * loads. Scores are a matrix product (matmul_body.h) with keys as weights. Sums over keys run in
+ * the order of positions: a span's end only ends an inner loop, never a sum.
+ */
+#include <math.h>
+
+#include "kernel/visible.h"
+
+enum { TILE_V = 4 }; /* vectors of a value row in a register block */
+
+/* One row and key head. */
+struct query {
+    const struct hy_attention_args *args;
+    const struct hy_attention_sequence *sequence;
+    uint64_t position;
+    size_t kv_head;
+    size_t n_heads;  /* that share the key head */
+    const float *q;  /* [n_heads][qk_size] */
+    float *out;      /* [n_heads][v_size] */
+    float *scores;   /* [n_heads][max_keys] */
+};
+
+/* The visible values of one span, and the weights that stand before them. */
+struct values {
+    const unsigned char *v;  /* [count][v_size] */
+    size_t count, v_size;
+    const float *weights;    /* [n_heads][weight_stride] */
+    size_t weight_stride;
+    float *out;              /* [n_heads][v_size] */
+};
+
+/* q.k of all visible keys in the order of positions; returns how many there are. */
+static size_t score_keys(const struct query *query)
+{
+    const struct hy_attention_args *args = query->args;
+    size_t element = hy_dtype_size(args->cache_type), n_keys = 0;
+    for (size_t s = 0; s < query->sequence->n_spans; s++) {
+        const struct hy_span *span = &query->sequence->spans[s];
+        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        size_t first = query->kv_head * span->k_head_stride + visible.begin * args->qk_size;
+        struct hy_matmul_args product = {
+            .x = query->q,
+            .x_stride = args->qk_size,
+            .m = query->n_heads,
+            .n = visible.end - visible.begin,
+            .k = args->qk_size,
+            .w = (const unsigned char *)span->k + first * element,
+            .dtype = args->cache_type,
+            .w_stride = args->qk_size,
+            .y = query->scores + n_keys,
+            .y_stride = args->max_keys,
+        };
+        matmul(&product, 0, product.n);
+        n_keys += product.n;
+    }
+    return n_keys;
+}
+
+/* exp(scale * score - greatest), divided by the sum of all. */
+static void softmax(float *scores, size_t n, float scale)
+{
+    vec factor = vec_all(scale), lowest = vec_all(-INFINITY);
+    vec greatest = lowest, sum = vec_zero();
+    for (size_t i = 0; i < n; i += LANES) {
+        size_t count = lanes_at(i, n);
+        vec score = vec_mul(vec_load_n(scores + i, count), factor);
+        greatest = vec_max(vec_select_n(score, lowest, count), greatest);
+    }
+    vec shift = vec_all(vec_greatest(greatest));
+    for (size_t i = 0; i < n; i += LANES) {
+        size_t count = lanes_at(i, n);
+        vec score = vec_mul(vec_load_n(scores + i, count), factor);
+        vec weight = vec_exp(vec_sub(score, shift));
+        sum = vec_add(sum, vec_select_n(weight, vec_zero(), count));
+        vec_store_n(scores + i, weight, count);
+    }
+    vec share = vec_all(1.0f / vec_sum(sum));
+    for (size_t i = 0; i < n; i += LANES) {
+        size_t count = lanes_at(i, n);
+        vec_store_n(scores + i, vec_mul(vec_load_n(scores + i, count), share), count);
+    }
+}
+
+/*
+ * Adds to n_vectors vectors of out from element i onwards, for heads head .. head + n_heads; n is
+ * the number of lanes of each.
+ */
+HY_INLINE void values_tile(const struct values *values, size_t head, size_t i, size_t n,
+                           const size_t n_heads, const size_t n_vectors, const hymba_dtype dtype)
+{
+    const size_t element = dtype == HYMBA_DTYPE_F32 ? 4 : 2;
+    const float *weights = values->weights + head * values->weight_stride;
+    float *out = values->out + head * values->v_size + i;
+    const unsigned char *v = values->v + i * element;
+    vec sums[MOST_X][TILE_V];
+    HY_UNROLL
+    for (size_t h = 0; h < n_heads; h++) {
+        HY_UNROLL
+        for (size_t j = 0; j < n_vectors; j++)
+            sums[h][j] = vec_load_n(out + h * values->v_size + j * LANES, n);
+    }
+    for (size_t key = 0; key < values->count; key++) {
+        vec row[TILE_V];
+        HY_UNROLL
+        for (size_t j = 0; j < n_vectors; j++)
+            row[j] = vec_load_as_n(v + j * LANES * element, dtype, n);
+        HY_UNROLL
+        for (size_t h = 0; h < n_heads; h++) {
+            vec weight = vec_all(weights[h * values->weight_stride + key]);
+            HY_UNROLL
+            for (size_t j = 0; j < n_vectors; j++)
+                sums[h][j] = vec_fma(weight, row[j], sums[h][j]);
+        }
+        v += values->v_size * element;
+    }
+    HY_UNROLL
+    for (size_t h = 0; h < n_heads; h++) {
+        HY_UNROLL
+        for (size_t j = 0; j < n_vectors; j++)
+            vec_store_n(out + h * values->v_size + j * LANES, sums[h][j], n);
+    }
+}
+
+/* All elements of heads head .. head + n_heads. */
+HY_INLINE void values_of_heads(const struct values *values, size_t head, const size_t n_heads,
+                               const hymba_dtype dtype)
+{
+    size_t i = 0;
+    for (; i + TILE_V * LANES <= values->v_size; i += TILE_V * LANES)
+        values_tile(values, head, i, LANES, n_heads, TILE_V, dtype);
+    for (; i < values->v_size; i += LANES)
+        values_tile(values, head, i, lanes_at(i, values->v_size), n_heads, 1, dtype);
+}
+
+HY_INLINE void add_values_as(const struct values *values, size_t n_heads, const hymba_dtype dtype)
+{
+    size_t head = 0;
+    for (; TILE_X > 3 && head + 5 <= n_heads; head += 5)
+        values_of_heads(values, head, 5, dtype);
+    for (; head + 3 <= n_heads; head += 3)
+        values_of_heads(values, head, 3, dtype);
+    for (; head + 2 <= n_heads; head += 2)
+        values_of_heads(values, head, 2, dtype);
+    for (; head < n_heads; head++)
+        values_of_heads(values, head, 1, dtype);
+}
+
+static void add_values(const struct values *values, size_t n_heads, hymba_dtype dtype)
+{
+    if (dtype == HYMBA_DTYPE_F32)
+        add_values_as(values, n_heads, HYMBA_DTYPE_F32);
+    else if (dtype == HYMBA_DTYPE_F16)
+        add_values_as(values, n_heads, HYMBA_DTYPE_F16);
+    else
+        add_values_as(values, n_heads, HYMBA_DTYPE_BF16);
+}
+
+static void weigh_values(const struct query *query)
+{
+    const struct hy_attention_args *args = query->args;
+    size_t element = hy_dtype_size(args->cache_type), n_keys = 0;
+    memset(query->out, 0, query->n_heads * args->v_size * sizeof *query->out);
+    for (size_t s = 0; s < query->sequence->n_spans; s++) {
+        const struct hy_span *span = &query->sequence->spans[s];
+        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        size_t first = query->kv_head * span->v_head_stride + visible.begin * args->v_size;
+        struct values values = {
+            .v = (const unsigned char *)span->v + first * element,
+            .count = visible.end - visible.begin,
+            .v_size = args->v_size,
+            .weights = query->scores + n_keys,
+            .weight_stride = args->max_keys,
+            .out = query->out,
+        };
+        add_values(&values, query->n_heads, args->cache_type);
+        n_keys += values.count;
+    }
+}
+
+static void attention(const struct hy_attention_args *args, size_t begin, size_t end,
+                      float *scratch)
+{
+    size_t group = args->n_heads / args->n_kv_heads, s = 0;
+    for (size_t unit = begin; unit < end; unit++) {
+        size_t row = unit / args->n_kv_heads, kv_head = unit % args->n_kv_heads;
+        s = hy_sequence_of_row(args, s, row);
+        const struct hy_attention_sequence *sequence = &args->sequences[s];
+        struct query query = {
+            .args = args,
+            .sequence = sequence,
+            .position = sequence->position + (row - sequence->segment.row),
+            .kv_head = kv_head,
+            .n_heads = group,
+            .q = args->q + row * args->q_stride + kv_head * group * args->qk_size,
+            .out = args->out + row * args->out_stride + kv_head * group * args->v_size,
+            .scores = scratch,
+        };
+        size_t n_keys = score_keys(&query);
+        for (size_t head = 0; head < group; head++)
+            softmax(scratch + head * args->max_keys, n_keys, args->scale);
+        weigh_values(&query);
+    }
+}

@@ -1,0 +1,17 @@
+/*
+ * The vectorised kernels are written once, in *_body.h, over the small vector layer of vec_avx2.h
+ * or vec_avx512.h. Sizes of register blocks and the element type are parameters that the compiler
+ * must see as constants: hence these two.
+ */
+#ifndef HY_KERNEL_X86_INLINE_H
+#define HY_KERNEL_X86_INLINE_H
+
+#define HY_INLINE static inline __attribute__((always_inline))
+
+#ifdef __clang__
+#define HY_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define HY_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#endif

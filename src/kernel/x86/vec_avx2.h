@@ -1,0 +1,191 @@
+/* The vector layer over AVX2, FMA and F16C: 8 lanes. Functions ending in _n touch only the first n
+ * elements of memory, 0 < n <= LANES; lanes beyond them load as 0. */
+#ifndef HY_KERNEL_X86_VEC_AVX2_H
+#define HY_KERNEL_X86_VEC_AVX2_H
+
+#include <immintrin.h>
+
+#include "kernel/x86/inline.h"
+#include "tensor/dtype.h"
+
+typedef __m256 vec;
+
+enum {
+    LANES = 8,
+    TILE_X = 3, /* rows of activations in a register block: 12 sums of 16 registers */
+};
+
+HY_INLINE __m256i first_lanes(size_t n)
+{
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+
+HY_INLINE vec vec_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+HY_INLINE vec vec_all(float value)
+{
+    return _mm256_set1_ps(value);
+}
+
+HY_INLINE vec vec_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+HY_INLINE vec vec_load_n(const float *p, size_t n)
+{
+    return n == LANES ? vec_load(p) : _mm256_maskload_ps(p, first_lanes(n));
+}
+
+HY_INLINE void vec_store(float *p, vec v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+HY_INLINE void vec_store_n(float *p, vec v, size_t n)
+{
+    if (n == LANES)
+        vec_store(p, v);
+    else
+        _mm256_maskstore_ps(p, first_lanes(n), v);
+}
+
+HY_INLINE vec vec_from_halves(__m128i halves, hymba_dtype dtype)
+{
+    if (dtype == HYMBA_DTYPE_F16)
+        return _mm256_cvtph_ps(halves);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+/* LANES elements of a weight or cache row, at any address. */
+HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
+{
+    if (dtype == HYMBA_DTYPE_F32)
+        return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i_u *)p));
+    return vec_from_halves(_mm_loadu_si128((const __m128i_u *)p), dtype);
+}
+
+/* AVX2 has no masked access to 16-bit elements: these two go through a buffer. */
+HY_INLINE vec vec_load_as_n(const unsigned char *p, hymba_dtype dtype, size_t n)
+{
+    if (n == LANES)
+        return vec_load_as(p, dtype);
+    unsigned char buffer[4 * LANES] = {0};
+    memcpy(buffer, p, n * (dtype == HYMBA_DTYPE_F32 ? 4 : 2));
+    return vec_load_as(buffer, dtype);
+}
+
+/* Rounds to nearest even like hy_f32_to_bf16. */
+HY_INLINE __m128i vec_to_bf16(vec v)
+{
+    __m256i bits = _mm256_castps_si256(v);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i half_unit = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    __m256i rounded = _mm256_add_epi32(bits, half_unit);
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    rounded = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan));
+    rounded = _mm256_srli_epi32(rounded, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+}
+
+/* Stores as a 16-bit type. */
+HY_INLINE void vec_store_as_n(unsigned char *p, vec v, hymba_dtype dtype, size_t n)
+{
+    __m128i halves = dtype == HYMBA_DTYPE_F16
+                         ? _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+                         : vec_to_bf16(v);
+    if (n == LANES)
+        _mm_storeu_si128((__m128i_u *)p, halves);
+    else
+        memcpy(p, &halves, 2 * n);
+}
+
+HY_INLINE vec vec_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+HY_INLINE vec vec_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+HY_INLINE vec vec_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+HY_INLINE vec vec_div(vec a, vec b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+/* a * b + c, rounded once. */
+HY_INLINE vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* The greater or smaller; b if either is not a number. */
+HY_INLINE vec vec_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+HY_INLINE vec vec_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+/* -|a| */
+HY_INLINE vec vec_minus_absolute(vec a)
+{
+    return _mm256_or_ps(a, _mm256_set1_ps(-0.0f));
+}
+
+/* To the nearest integer, ties to even. */
+HY_INLINE vec vec_round(vec a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for an integer n in [-126, 127]. */
+HY_INLINE vec power_of_two(__m256i n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/* a * 2^n for an integer n in [-160, 130], rounded once: no single factor reaches that far. */
+HY_INLINE vec vec_scale_by_power(vec a, vec n)
+{
+    __m256i whole = _mm256_cvtps_epi32(n);
+    __m256i first = _mm256_srai_epi32(whole, 1);
+    a = _mm256_mul_ps(a, power_of_two(first));
+    return _mm256_mul_ps(a, power_of_two(_mm256_sub_epi32(whole, first)));
+}
+
+/* first for the lanes below n, then rest. */
+HY_INLINE vec vec_select_n(vec first, vec rest, size_t n)
+{
+    return _mm256_blendv_ps(rest, first, _mm256_castsi256_ps(first_lanes(n)));
+}
+
+/* Lanes i and i + 4 added up into lane i. */
+HY_INLINE __m128 fold_sum(vec v)
+{
+    return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+}
+
+HY_INLINE __m128 fold_max(vec v)
+{
+    return _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+}
+
+#include "kernel/x86/vec_common.h"
+
+#endif

@@ -1,0 +1,218 @@
+#include "run/context.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "run/decode.h"
+
+enum {
+    DEFAULT_STEP_TOKENS = 128, /* enough rows to hide the weights' traffic behind arithmetic */
+    MAX_STEP_TOKENS = 1 << 16,
+    MAX_THREADS = 1024
+};
+
+static hymba_dtype resolve_dtype(hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_DEFAULT ? HYMBA_DTYPE_F32 : dtype;
+}
+
+static uint32_t resolve_step_tokens(const hymba_context_params *params)
+{
+    return params->max_step_tokens ? params->max_step_tokens : DEFAULT_STEP_TOKENS;
+}
+
+static hymba_status check_params(const hymba_context_params *params, hymba_error *error)
+{
+    if (hy_dtype_size(resolve_dtype(params->cache_type)) == 0)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "cache_type: found %d, expected f32, f16 or bf16", (int)params->cache_type);
+    if (hy_dtype_size(resolve_dtype(params->state_type)) == 0)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "state_type: found %d, expected f32, f16 or bf16", (int)params->state_type);
+    if (params->max_step_tokens > MAX_STEP_TOKENS)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "max_step_tokens: found %u, at most %d",
+                       params->max_step_tokens, MAX_STEP_TOKENS);
+    if (params->n_threads > MAX_THREADS)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "n_threads: found %u, at most %d",
+                       params->n_threads, MAX_THREADS);
+    if (params->compute != HYMBA_COMPUTE_DEFAULT && params->compute != HYMBA_COMPUTE_F32)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "compute: found %d, expected f32 (%d)",
+                       (int)params->compute, HYMBA_COMPUTE_F32);
+    return HYMBA_OK;
+}
+
+/* Section 5. */
+static hymba_status create_frequencies(hymba_context *context, hymba_error *error)
+{
+    const struct hy_config *config = &context->model->plan.config;
+    size_t half = config->qk_head_size / 2;
+    context->inverse_frequency =
+        hy_alloc_zero(&context->memory, half + 1, sizeof *context->inverse_frequency);
+    if (!context->inverse_frequency)
+        return hy_no_memory(error, half * sizeof(double), "the rotation frequencies");
+    for (size_t j = 0; config->rope && j < half; j++)
+        context->inverse_frequency[j] =
+            pow(config->rope_base, -2.0 * (double)j / (double)config->qk_head_size);
+    return HYMBA_OK;
+}
+
+static void destroy(hymba_context *context)
+{
+    struct hy_memory *memory = &context->memory;
+    hy_decode_free_lists(context);
+    hy_free(memory, context->inverse_frequency);
+    hy_meta_state_free(memory, &context->meta);
+    hy_workspace_free(memory, &context->workspace);
+    hy_layout_free(memory, &context->layout);
+    hy_backend_free(&context->backend);
+    hy_model_release(context->model);
+    struct hy_memory own = {.host = memory->host};
+    hy_free(&own, context);
+}
+
+static hymba_status build(hymba_context *context, const hymba_context_params *params,
+                          hymba_error *error)
+{
+    const struct hy_plan *plan = &context->model->plan;
+    size_t rows = resolve_step_tokens(params);
+    hymba_status status = hy_backend_init(&context->backend, &context->memory, params->device,
+                                          params->cpu, params->n_threads, error);
+    if (status == HYMBA_OK)
+        status = hy_layout_create(&context->memory, plan, resolve_dtype(params->cache_type),
+                                  resolve_dtype(params->state_type), rows, &context->layout,
+                                  error);
+    if (status == HYMBA_OK)
+        status = hy_workspace_create(&context->memory, plan, &context->layout, rows,
+                                     &context->workspace, error);
+    if (status == HYMBA_OK)
+        status = hy_meta_state_create(&context->memory, &context->layout, &context->meta, error);
+    if (status == HYMBA_OK)
+        status = create_frequencies(context, error);
+    return status;
+}
+
+hymba_status hy_context_create(hymba_model *model, const hymba_context_params *params,
+                               hymba_context **out, hymba_error *error)
+{
+    struct hy_memory memory;
+    *out = NULL;
+    hymba_status status = check_params(params, error);
+    if (status == HYMBA_OK)
+        status = hy_memory_init(&memory, params->host ? params->host : &model->memory.host, error);
+    if (status != HYMBA_OK)
+        return status;
+    if (!model->has_weights)
+        return hy_fail(error, HYMBA_ERROR_MISSING,
+                       "the model was opened without weights and cannot run");
+    hymba_context *context = hy_alloc_zero(&memory, 1, sizeof *context);
+    if (!context)
+        return hy_no_memory(error, sizeof *context, "the context");
+    atomic_init(&context->references, 1);
+    hy_memory_inherit(&context->memory, &memory);
+    context->model = hy_model_retain(model);
+    context->compute = HYMBA_COMPUTE_F32;
+    status = build(context, params, error);
+    if (status != HYMBA_OK) {
+        destroy(context);
+        return status;
+    }
+    hy_log(&context->memory, HYMBA_LOG_INFO, "context: device %s, %s kernels, %u threads",
+           context->backend.device, context->backend.kernels.name,
+           hy_pool_threads(context->backend.pool));
+    *out = context;
+    return HYMBA_OK;
+}
+
+hymba_context *hy_context_retain(hymba_context *context)
+{
+    atomic_fetch_add(&context->references, 1);
+    return context;
+}
+
+void hy_context_release(hymba_context *context)
+{
+    if (context && atomic_fetch_sub(&context->references, 1) == 1)
+        destroy(context);
+}
+
+hymba_status hy_context_enter(hymba_context *context, hymba_error *error)
+{
+    if (atomic_exchange(&context->busy, true))
+        return hy_fail(error, HYMBA_ERROR_BUSY, "another call is running on this context");
+    atomic_store(&context->cancel, false);
+    return HYMBA_OK;
+}
+
+void hy_context_leave(hymba_context *context)
+{
+    atomic_store(&context->busy, false);
+}
+
+hymba_status hy_context_check_cancel(hymba_context *context, hymba_error *error)
+{
+    if (atomic_load(&context->cancel))
+        return hy_fail(error, HYMBA_ERROR_CANCELLED, "cancelled by hymba_context_cancel");
+    return HYMBA_OK;
+}
+
+hymba_status hy_context_reserve_keys(hymba_context *context, uint64_t n_tokens, hymba_error *error)
+{
+    const struct hy_config *config = &context->model->plan.config;
+    uint64_t keys = n_tokens;
+    if (context->layout.n_caches == 0)
+        return HYMBA_OK;
+    if (context->layout.n_full_caches == 0 && keys > context->layout.window)
+        keys = context->layout.window + context->workspace.rows;
+    if (!hy_add_u64(keys, config->n_meta_tokens, &keys) || keys > SIZE_MAX)
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "%llu tokens do not fit the address space",
+                       (unsigned long long)n_tokens);
+    return hy_backend_reserve_attention(&context->backend, config->n_heads / config->n_kv_heads,
+                                        (size_t)keys, error);
+}
+
+hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
+{
+    if (context->meta_ready)
+        return HYMBA_OK;
+    hymba_status status = hy_decode_meta(context, error);
+    context->meta_ready = status == HYMBA_OK;
+    return status;
+}
+
+/* The parts of the workspace that are not in hy_workspace: one sequence's working copy of its
+ * recurrent states, and the attention scores of all threads. */
+static size_t other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
+                          const hymba_context_params *params, uint64_t n_tokens)
+{
+    const struct hy_config *config = &model->plan.config;
+    size_t threads = params->n_threads ? params->n_threads : hy_processor_count();
+    size_t keys = layout->n_caches ? (size_t)n_tokens + config->n_meta_tokens : 0;
+    return hy_layout_recurrent_floats(layout) * sizeof(float) +
+           threads * keys * (config->n_heads / config->n_kv_heads) * sizeof(float);
+}
+
+hymba_status hy_context_memory(const hymba_model *model, const hymba_context_params *params,
+                               hymba_memory_info *info, hymba_error *error)
+{
+    struct hy_state_layout layout;
+    struct hy_memory memory;
+    size_t bytes = 0;
+    hymba_status status = check_params(params, error);
+    if (status != HYMBA_OK)
+        return status;
+    hy_memory_inherit(&memory, &model->memory);
+    status = hy_layout_create(&memory, &model->plan, resolve_dtype(params->cache_type),
+                              resolve_dtype(params->state_type), resolve_step_tokens(params),
+                              &layout, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_layout_memory(&layout, info, error);
+    if (status == HYMBA_OK)
+        status = hy_workspace_bytes(&model->plan, &layout, resolve_step_tokens(params), &bytes,
+                                    error);
+    info->weight_bytes = model->weights.bytes;
+    info->workspace_bytes = bytes + other_bytes(model, &layout, params, info->n_tokens);
+    hy_layout_free(&memory, &layout);
+    return status;
+}

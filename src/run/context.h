@@ -1,0 +1,70 @@
+/* A context: a device, its working memory, and the meta tokens' state. */
+#ifndef HY_RUN_CONTEXT_H
+#define HY_RUN_CONTEXT_H
+
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "model/model.h"
+#include "run/probe.h"
+#include "run/workspace.h"
+
+/* Lists that grow with the number of sequences in a call and are kept for the next one. */
+struct hy_step_lists {
+    struct hy_attention_sequence *attention;
+    struct hy_state_sequence *states;
+    struct hy_step_sequence *sequences;
+    struct hy_item_progress *progress;
+    size_t capacity;          /* sequences */
+    struct hy_item *items;
+    size_t item_capacity;
+    struct hy_span *spans;
+    size_t span_capacity;
+    float *recurrent;         /* f32 working copies of the items' recurrent states */
+    size_t recurrent_capacity; /* floats */
+    unsigned char *undo;
+    size_t undo_capacity;     /* bytes */
+};
+
+struct hymba_context {
+    _Atomic unsigned references;
+    _Atomic bool busy;
+    _Atomic bool cancel;
+    struct hy_memory memory;
+    hymba_model *model;
+    struct hy_backend backend;
+    struct hy_state_layout layout;
+    struct hy_workspace workspace;
+    struct hy_step_lists lists;
+    double *inverse_frequency; /* [qk_size / 2], section 5 */
+    struct hy_meta_state meta;
+    bool meta_ready;
+    int compute;
+    struct hy_probe probe;
+};
+
+/* params is complete. */
+hymba_status hy_context_create(hymba_model *model, const hymba_context_params *params,
+                               hymba_context **context, hymba_error *error);
+hymba_context *hy_context_retain(hymba_context *context);
+void hy_context_release(hymba_context *context);
+
+/* Marks the context as running a call; BUSY if it already does. */
+hymba_status hy_context_enter(hymba_context *context, hymba_error *error);
+void hy_context_leave(hymba_context *context);
+
+/* CANCELLED once hymba_context_cancel was called during this call. */
+hymba_status hy_context_check_cancel(hymba_context *context, hymba_error *error);
+
+/* Makes room for attention over n_tokens tokens behind the meta tokens. */
+hymba_status hy_context_reserve_keys(hymba_context *context, uint64_t n_tokens,
+                                     hymba_error *error);
+
+/* Runs the meta tokens if they have not run yet. */
+hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error);
+
+/* Bytes a context with these parameters works in, one sequence a call. Fills *info. */
+hymba_status hy_context_memory(const hymba_model *model, const hymba_context_params *params,
+                               hymba_memory_info *info, hymba_error *error);
+
+#endif

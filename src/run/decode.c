@@ -1,0 +1,450 @@
+#include "run/decode.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "run/forward.h"
+
+/* How far an item has come in the running call. */
+struct hy_item_progress {
+    size_t done;            /* tokens */
+    uint64_t begin;         /* position before the call */
+    unsigned char *undo;    /* NULL: nothing to undo but the position */
+    float *recurrent;       /* working copy */
+};
+
+/* A call on its way. */
+struct call {
+    hymba_context *context;
+    const struct hy_item *items;
+    size_t n;
+    size_t total_tokens;
+};
+
+/* ------------------------------------------------------------ reservation */
+
+static hymba_status check_item(const hymba_context *context, const struct hy_item *item,
+                               size_t index, hymba_error *error)
+{
+    const hymba_session *session = item->session;
+    uint32_t vocabulary = context->model->plan.config.vocabulary_size;
+    uint64_t length;
+    if (item->n_tokens == 0)
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                          "item %zu: found 0 tokens, expected at least 1", index);
+    for (size_t i = 0; i < item->n_tokens; i++)
+        if (item->tokens[i] < 0 || (uint32_t)item->tokens[i] >= vocabulary)
+            return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
+                              "token %zu: found id %d, expected 0 to %u", i, (int)item->tokens[i],
+                              vocabulary - 1);
+    if (!hy_add_u64(session->n_tokens, item->n_tokens, &length))
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "the session's length does not fit 64 bits");
+    if (session->max_tokens > 0 && length > session->max_tokens)
+        return hy_fail_at(error, HYMBA_ERROR_LIMIT, (int64_t)index,
+                          "the session would hold %llu tokens, its max_tokens is %llu",
+                          (unsigned long long)length, (unsigned long long)session->max_tokens);
+    return HYMBA_OK;
+}
+
+static size_t logits_rows(const struct hy_item *item)
+{
+    if (item->logits == HYMBA_LOGITS_NONE)
+        return 0;
+    return item->logits == HYMBA_LOGITS_ALL ? item->n_tokens : 1;
+}
+
+static hymba_status reserve_item(const struct hy_item *item, hymba_error *error)
+{
+    hymba_session *session = item->session;
+    hymba_status status =
+        hy_session_reserve(session, session->n_tokens + item->n_tokens, error);
+    if (status == HYMBA_OK && logits_rows(item) > 0)
+        status = hy_session_reserve_logits(session, logits_rows(item), error);
+    return status;
+}
+
+static hymba_status reserve_sequences(hymba_context *context, size_t n, hymba_error *error)
+{
+    struct hy_step_lists *lists = &context->lists;
+    struct hy_memory *memory = &context->memory;
+    if (n <= lists->capacity)
+        return HYMBA_OK;
+    struct hy_step_lists grown = {
+        .attention = hy_alloc_array(memory, n, sizeof *grown.attention),
+        .states = hy_alloc_array(memory, n, sizeof *grown.states),
+        .sequences = hy_alloc_array(memory, n, sizeof *grown.sequences),
+        .progress = hy_alloc_array(memory, n, sizeof *grown.progress),
+    };
+    bool complete = grown.attention && grown.states && grown.sequences && grown.progress;
+    struct hy_step_lists *unwanted = complete ? lists : &grown;
+    hy_free(memory, unwanted->attention);
+    hy_free(memory, unwanted->states);
+    hy_free(memory, unwanted->sequences);
+    hy_free(memory, unwanted->progress);
+    if (!complete)
+        return hy_no_memory(error, n * sizeof *grown.attention, "the lists of a batch");
+    lists->attention = grown.attention;
+    lists->states = grown.states;
+    lists->sequences = grown.sequences;
+    lists->progress = grown.progress;
+    lists->capacity = n;
+    return HYMBA_OK;
+}
+
+/* A buffer that only grows; its content is not kept. */
+static hymba_status reserve_buffer(struct hy_memory *memory, void **buffer, size_t *capacity,
+                                   size_t count, size_t size, const char *what,
+                                   hymba_error *error)
+{
+    if (count <= *capacity)
+        return HYMBA_OK;
+    void *grown = hy_alloc_array(memory, count, size);
+    if (!grown)
+        return hy_no_memory(error, count * size, what);
+    hy_free(memory, *buffer);
+    *buffer = grown;
+    *capacity = count;
+    return HYMBA_OK;
+}
+
+static hymba_status reserve_span_count(hymba_context *context, size_t n_spans, hymba_error *error)
+{
+    struct hy_step_lists *lists = &context->lists;
+    void *buffer = lists->spans;
+    hymba_status status = reserve_buffer(&context->memory, &buffer, &lists->span_capacity, n_spans,
+                                         sizeof *lists->spans, "the list of key spans", error);
+    lists->spans = buffer;
+    return status;
+}
+
+hymba_status hy_decode_reserve_spans(hymba_context *context, uint64_t n_tokens, hymba_error *error)
+{
+    return reserve_span_count(context, hy_state_max_spans(n_tokens), error);
+}
+
+static hymba_status reserve_recurrent(hymba_context *context, size_t n, hymba_error *error)
+{
+    struct hy_step_lists *lists = &context->lists;
+    size_t floats;
+    if (!hy_mul_size(n, hy_layout_recurrent_floats(&context->layout), &floats))
+        return hy_no_memory(error, SIZE_MAX, "the working copies of recurrent states");
+    void *buffer = lists->recurrent;
+    hymba_status status =
+        reserve_buffer(&context->memory, &buffer, &lists->recurrent_capacity, floats,
+                       sizeof(float), "the working copies of recurrent states", error);
+    lists->recurrent = buffer;
+    return status;
+}
+
+/* Several steps overwrite rings before the last one has succeeded: keep what they held. */
+static hymba_status reserve_undo(struct call *call, hymba_error *error)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    size_t bytes = 0;
+    for (size_t i = 0; i < call->n; i++)
+        if (!hy_add_size(bytes, hy_state_undo_bytes(&call->items[i].session->state), &bytes))
+            return hy_no_memory(error, SIZE_MAX, "the undo copy of a batch");
+    void *buffer = lists->undo;
+    hymba_status status = reserve_buffer(&call->context->memory, &buffer, &lists->undo_capacity,
+                                         bytes, 1, "the undo copy of a batch", error);
+    lists->undo = buffer;
+    return status;
+}
+
+static hymba_status reserve(struct call *call, hymba_error *error)
+{
+    hymba_context *context = call->context;
+    size_t spans = 0;
+    for (size_t i = 0; i < call->n; i++) {
+        const struct hy_item *item = &call->items[i];
+        hymba_status status = check_item(context, item, i, error);
+        if (status != HYMBA_OK)
+            return status;
+        if (!hy_add_size(call->total_tokens, item->n_tokens, &call->total_tokens))
+            return hy_fail(error, HYMBA_ERROR_LIMIT, "the batch's tokens do not fit memory");
+    }
+    for (size_t i = 0; i < call->n; i++) {
+        const struct hy_item *item = &call->items[i];
+        hymba_status status = reserve_item(item, error);
+        if (status != HYMBA_OK)
+            return status;
+        spans += hy_state_max_spans(item->session->n_tokens + item->n_tokens);
+    }
+    hymba_status status = reserve_span_count(context, spans, error);
+    if (status == HYMBA_OK)
+        status = reserve_sequences(context, call->n, error);
+    if (status == HYMBA_OK)
+        status = reserve_recurrent(context, call->n, error);
+    if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
+        status = reserve_undo(call, error);
+    return status;
+}
+
+hymba_status hy_decode_items(hymba_context *context, size_t n, struct hy_item **items,
+                             hymba_error *error)
+{
+    struct hy_step_lists *lists = &context->lists;
+    void *buffer = lists->items;
+    hymba_status status = reserve_buffer(&context->memory, &buffer, &lists->item_capacity, n,
+                                         sizeof *lists->items, "the items of a batch", error);
+    lists->items = buffer;
+    *items = buffer;
+    return status;
+}
+
+/* ---------------------------------------------------------------- running */
+
+static void begin_items(struct call *call)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    size_t floats = hy_layout_recurrent_floats(&call->context->layout);
+    bool several_steps = call->total_tokens > call->context->workspace.rows;
+    unsigned char *undo = lists->undo;
+    for (size_t i = 0; i < call->n; i++) {
+        struct hy_state *state = &call->items[i].session->state;
+        struct hy_item_progress *progress = &lists->progress[i];
+        *progress = (struct hy_item_progress){
+            .begin = state->position,
+            .recurrent = lists->recurrent + i * floats,
+        };
+        hy_state_load_recurrent(state, progress->recurrent);
+        if (several_steps && hy_state_undo_bytes(state) > 0) {
+            progress->undo = undo;
+            hy_state_save_undo(state, undo);
+            undo += hy_state_undo_bytes(state);
+        }
+    }
+}
+
+/* The next step: items in order, each with as many of its tokens as there is room for. The step's
+ * sequences are the items from *first on. */
+static size_t fill_step(struct call *call, size_t *first)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    size_t room = call->context->workspace.rows, row = 0, n = 0;
+    while (lists->progress[*first].done == call->items[*first].n_tokens)
+        (*first)++;
+    for (size_t i = *first; i < call->n && room > 0; i++) {
+        const struct hy_item *item = &call->items[i];
+        size_t done = lists->progress[i].done;
+        size_t rows = hy_min_size(room, item->n_tokens - done);
+        lists->sequences[n++] = (struct hy_step_sequence){
+            .state = &item->session->state,
+            .recurrent = lists->progress[i].recurrent,
+            .ids = item->tokens + done,
+            .segment = {row, rows},
+        };
+        row += rows;
+        room -= rows;
+    }
+    return n;
+}
+
+/* log softmax(logits)[token] */
+static float log_probability(const float *logits, size_t n, int32_t token)
+{
+    double sum = 0.0;
+    float largest = logits[0];
+    for (size_t i = 1; i < n; i++)
+        if (logits[i] > largest)
+            largest = logits[i];
+    for (size_t i = 0; i < n; i++)
+        sum += exp((double)logits[i] - (double)largest);
+    return (float)((double)logits[token] - (double)largest - log(sum));
+}
+
+/* Gives the logits of an item's token to whoever asked for them. */
+static void deliver(struct call *call, const struct hy_item *item, size_t token,
+                    const float *logits)
+{
+    size_t vocabulary = call->context->model->plan.config.vocabulary_size;
+    bool last = token + 1 == item->n_tokens;
+    if (item->log_probabilities && !last)
+        item->log_probabilities[token + 1] =
+            log_probability(logits, vocabulary, item->tokens[token + 1]);
+    if (item->logits == HYMBA_LOGITS_ALL || (item->logits == HYMBA_LOGITS_LAST && last)) {
+        size_t row = item->logits == HYMBA_LOGITS_ALL ? token : 0;
+        memcpy(item->session->logits + row * vocabulary, logits, vocabulary * sizeof *logits);
+    }
+}
+
+static bool wants_logits(const struct hy_item *item, size_t token)
+{
+    bool last = token + 1 == item->n_tokens;
+    return item->logits == HYMBA_LOGITS_ALL || (item->logits == HYMBA_LOGITS_LAST && last) ||
+           (item->log_probabilities && !last);
+}
+
+/* Rows whose logits are wanted, gathered until there are enough for one product. */
+struct logits_block {
+    size_t n;
+    size_t rows[HY_LOGITS_ROWS];
+    const struct hy_item *items[HY_LOGITS_ROWS];
+    size_t tokens[HY_LOGITS_ROWS];
+};
+
+static void flush_logits(struct call *call, struct logits_block *block)
+{
+    size_t vocabulary = call->context->model->plan.config.vocabulary_size;
+    if (block->n == 0)
+        return;
+    hy_forward_logits(call->context, block->rows, block->n);
+    for (size_t i = 0; i < block->n; i++)
+        deliver(call, block->items[i], block->tokens[i],
+                call->context->workspace.logits + i * vocabulary);
+    block->n = 0;
+}
+
+static hymba_status compute_logits(struct call *call, size_t first, size_t n, hymba_error *error)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    struct logits_block block = {0};
+    for (size_t i = 0; i < n; i++) {
+        const struct hy_item *item = &call->items[first + i];
+        const struct hy_segment *segment = &lists->sequences[i].segment;
+        size_t done = lists->progress[first + i].done;
+        for (size_t t = 0; t < segment->n_rows; t++) {
+            if (!wants_logits(item, done + t))
+                continue;
+            block.rows[block.n] = segment->row + t;
+            block.items[block.n] = item;
+            block.tokens[block.n++] = done + t;
+            if (block.n < HY_LOGITS_ROWS)
+                continue;
+            hymba_status status = hy_context_check_cancel(call->context, error);
+            if (status != HYMBA_OK)
+                return status;
+            flush_logits(call, &block);
+        }
+    }
+    flush_logits(call, &block);
+    return HYMBA_OK;
+}
+
+static void append_step(struct call *call, size_t first, size_t n)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    for (size_t i = 0; i < n; i++) {
+        const struct hy_segment *segment = &lists->sequences[i].segment;
+        hy_state_append(&call->items[first + i].session->state,
+                        call->context->workspace.step_kv, segment->row, segment->n_rows);
+        lists->progress[first + i].done += segment->n_rows;
+    }
+}
+
+static hymba_status run_steps(struct call *call, hymba_error *error)
+{
+    hymba_context *context = call->context;
+    size_t first = 0, done = 0;
+    while (done < call->total_tokens) {
+        size_t n = fill_step(call, &first);
+        const struct hy_segment *last = &context->lists.sequences[n - 1].segment;
+        hymba_status status = hy_forward(context, context->lists.sequences, n, error);
+        if (status == HYMBA_OK)
+            status = compute_logits(call, first, n, error);
+        done += last->row + last->n_rows;
+        if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
+            status = hy_progress(&context->memory, HYMBA_PHASE_PREFILL, done, call->total_tokens,
+                                 error);
+        if (status != HYMBA_OK)
+            return status;
+        append_step(call, first, n);
+    }
+    return HYMBA_OK;
+}
+
+static void commit(struct call *call)
+{
+    for (size_t i = 0; i < call->n; i++) {
+        const struct hy_item *item = &call->items[i];
+        hymba_session *session = item->session;
+        hy_state_store_recurrent(&session->state, call->context->lists.progress[i].recurrent);
+        memcpy(session->tokens + session->n_tokens, item->tokens,
+               item->n_tokens * sizeof *item->tokens);
+        session->n_tokens += item->n_tokens;
+        session->logits_rows = logits_rows(item);
+        session->logits_of_last = session->logits_rows > 0;
+    }
+}
+
+static void roll_back(struct call *call)
+{
+    for (size_t i = 0; i < call->n; i++) {
+        const struct hy_item_progress *progress = &call->context->lists.progress[i];
+        hymba_session *session = call->items[i].session;
+        if (progress->undo)
+            hy_state_restore_undo(&session->state, progress->undo, progress->begin);
+        session->state.position = progress->begin;
+        session->logits_rows = 0; /* their memory may hold the failed call's */
+        session->logits_of_last = false;
+    }
+}
+
+hymba_status hy_decode(hymba_context *context, const struct hy_item *items, size_t n,
+                       hymba_error *error)
+{
+    struct call call = {.context = context, .items = items, .n = n};
+    hymba_status status = reserve(&call, error);
+    if (status != HYMBA_OK)
+        return status;
+    for (size_t i = 0; i < n; i++)
+        if (items[i].log_probabilities)
+            items[i].log_probabilities[0] = log_probability(
+                hy_session_last_logits(items[i].session),
+                context->model->plan.config.vocabulary_size, items[i].tokens[0]);
+    begin_items(&call);
+    status = run_steps(&call, error);
+    if (status == HYMBA_OK)
+        commit(&call);
+    else
+        roll_back(&call);
+    return status;
+}
+
+hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
+{
+    struct hy_state state;
+    size_t n_meta = (size_t)context->layout.n_meta;
+    hymba_status status = hy_context_reserve_keys(context, 0, error);
+    if (status == HYMBA_OK)
+        status = reserve_span_count(context, hy_state_max_spans(0), error);
+    if (status == HYMBA_OK)
+        status = reserve_sequences(context, 1, error);
+    if (status == HYMBA_OK)
+        status = reserve_recurrent(context, 1, error);
+    if (status != HYMBA_OK)
+        return status;
+    hy_state_begin_meta(&state, &context->meta);
+    hy_state_load_recurrent(&state, context->lists.recurrent);
+    while (state.position < n_meta) {
+        struct hy_step_sequence sequence = {
+            .state = &state,
+            .recurrent = context->lists.recurrent,
+            .segment = {0, hy_min_size(n_meta - (size_t)state.position, context->workspace.rows)},
+        };
+        status = hy_forward(context, &sequence, 1, error);
+        if (status != HYMBA_OK)
+            return status;
+        hy_state_append(&state, context->workspace.step_kv, 0, sequence.segment.n_rows);
+        status = hy_progress(&context->memory, HYMBA_PHASE_META, state.position, n_meta, error);
+        if (status != HYMBA_OK)
+            return status;
+    }
+    hy_state_store_recurrent(&state, context->lists.recurrent);
+    return HYMBA_OK;
+}
+
+void hy_decode_free_lists(hymba_context *context)
+{
+    struct hy_step_lists *lists = &context->lists;
+    hy_free(&context->memory, lists->attention);
+    hy_free(&context->memory, lists->states);
+    hy_free(&context->memory, lists->sequences);
+    hy_free(&context->memory, lists->progress);
+    hy_free(&context->memory, lists->items);
+    hy_free(&context->memory, lists->spans);
+    hy_free(&context->memory, lists->recurrent);
+    hy_free(&context->memory, lists->undo);
+    memset(lists, 0, sizeof *lists);
+}

@@ -1,0 +1,414 @@
+#include "run/forward.h"
+
+#include <math.h>
+
+#include "base/checked.h"
+
+/* A step on its way through the layers. */
+struct pass {
+    hymba_context *context;
+    struct hy_backend *backend;
+    const struct hy_plan *plan;
+    const struct hy_config *config;
+    struct hy_workspace *work;
+    const struct hy_step_sequence *sequences;
+    size_t n_sequences;
+    size_t rows;
+};
+
+static void probe(const struct pass *pass, enum hy_probe_site site, int layer, const float *data,
+                  size_t width, size_t stride)
+{
+    const struct hy_probe *observer = &pass->context->probe;
+    if (observer->function)
+        observer->function(observer->user, site, layer, data, pass->rows, width, stride);
+}
+
+static void norm(const struct pass *pass, const float *x, size_t x_stride, const float *weight,
+                 size_t n, float *y, size_t y_stride)
+{
+    struct hy_rms_norm_args args = {
+        .x = x,
+        .x_stride = x_stride,
+        .weight = weight,
+        .n = n,
+        .epsilon = (float)pass->config->rms_norm_epsilon,
+        .y = y,
+        .y_stride = y_stride,
+    };
+    hy_backend_rms_norm(pass->backend, &args, pass->rows);
+}
+
+static void multiply(const struct pass *pass, const float *x, size_t x_stride,
+                     const struct hy_matrix *w, const float *bias, bool accumulate, float *y)
+{
+    struct hy_matmul_args args = {
+        .x = x,
+        .x_stride = x_stride,
+        .m = pass->rows,
+        .n = w->rows,
+        .k = w->columns,
+        .w = w->data,
+        .dtype = w->dtype,
+        .w_stride = w->columns,
+        .bias = bias,
+        .accumulate = accumulate,
+        .y = y,
+        .y_stride = w->rows,
+    };
+    hy_backend_matmul(pass->backend, &args);
+}
+
+/* Section 3, step 1: embedding rows, or the meta tokens' own rows. */
+static void embed(const struct pass *pass)
+{
+    const struct hy_weights *weights = &pass->context->model->weights;
+    bool meta = pass->sequences[0].state->is_meta;
+    const struct hy_matrix *table = meta ? &weights->meta : &weights->embedding;
+    for (size_t i = 0; i < pass->n_sequences; i++) {
+        const struct hy_step_sequence *sequence = &pass->sequences[i];
+        for (size_t t = 0; t < sequence->segment.n_rows; t++)
+            pass->work->ids[sequence->segment.row + t] =
+                meta ? (int32_t)(sequence->state->position + t) : sequence->ids[t];
+    }
+    struct hy_embed_args args = {
+        .ids = pass->work->ids,
+        .table = table->data,
+        .dtype = table->dtype,
+        .n = table->columns,
+        .y = pass->work->x,
+    };
+    hy_backend_embed(pass->backend, &args, pass->rows);
+}
+
+/* Section 5: the angles of every row's position, the same for all layers. */
+static void fill_angles(const struct pass *pass)
+{
+    size_t half = pass->config->qk_head_size / 2;
+    if (!pass->config->rope)
+        return;
+    for (size_t i = 0; i < pass->n_sequences; i++) {
+        const struct hy_step_sequence *sequence = &pass->sequences[i];
+        for (size_t t = 0; t < sequence->segment.n_rows; t++) {
+            double position = (double)(sequence->state->position + t);
+            size_t row = sequence->segment.row + t;
+            for (size_t j = 0; j < half; j++) {
+                double angle = position * pass->context->inverse_frequency[j];
+                pass->work->cosine[row * half + j] = (float)cos(angle);
+                pass->work->sine[row * half + j] = (float)sin(angle);
+            }
+        }
+    }
+}
+
+static void rotate(const struct pass *pass, float *x, size_t stride, size_t n_heads)
+{
+    struct hy_rope_args args = {
+        .x = x,
+        .x_stride = stride,
+        .n_heads = n_heads,
+        .head_size = pass->config->qk_head_size,
+        .cosine = pass->work->cosine,
+        .sine = pass->work->sine,
+    };
+    if (pass->config->rope)
+        hy_backend_rope(pass->backend, &args, pass->rows);
+}
+
+static void store_rows(const struct pass *pass, const float *x, size_t stride, size_t head_size,
+                       size_t offset, size_t head_stride)
+{
+    struct hy_cache_rows_args args = {
+        .x = x,
+        .x_stride = stride,
+        .n_heads = pass->config->n_kv_heads,
+        .head_size = head_size,
+        .dtype = pass->context->layout.cache_type,
+        .y = pass->work->step_kv + offset,
+        .head_stride = head_stride,
+    };
+    hy_backend_cache_rows(pass->backend, &args, pass->rows);
+}
+
+/* A producer's keys and values of this step, rotated and rounded to the cache's type. */
+static void produce_kv(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_config *config = pass->config;
+    const struct hy_cache_place *place = &pass->context->layout.caches[layer->kv].step;
+    float *k = pass->work->proj + layer->k_row, *v = pass->work->proj + layer->v_row;
+    rotate(pass, k, layer->in_rows, config->n_kv_heads);
+    store_rows(pass, k, layer->in_rows, config->qk_head_size, place->k_offset,
+               place->k_head_stride);
+    store_rows(pass, v, layer->in_rows, config->v_head_size, place->v_offset,
+               place->v_head_stride);
+    probe(pass, HY_PROBE_K, (int)index, k, config->n_kv_heads * config->qk_head_size,
+          layer->in_rows);
+    probe(pass, HY_PROBE_V, (int)index, v, config->n_kv_heads * config->v_head_size,
+          layer->in_rows);
+}
+
+/* Lists what each sequence may see; returns the largest number of keys of one sequence. */
+static size_t list_spans(const struct pass *pass, const struct hy_layer_plan *layer)
+{
+    struct hy_step_lists *lists = &pass->context->lists;
+    struct hy_span *spans = lists->spans;
+    size_t max_keys = 0;
+    for (size_t i = 0; i < pass->n_sequences; i++) {
+        const struct hy_step_sequence *sequence = &pass->sequences[i];
+        const struct hy_state *state = sequence->state;
+        size_t n = hy_state_spans(state, layer->kv, layer->window, spans), keys = 0;
+        spans[n++] = hy_step_span(&pass->context->layout, pass->work->step_kv, layer->kv,
+                                  sequence->segment.row, sequence->segment.n_rows,
+                                  state->position, state->is_meta);
+        for (size_t j = 0; j < n; j++)
+            keys += spans[j].count;
+        max_keys = hy_max_size(max_keys, keys);
+        lists->attention[i] = (struct hy_attention_sequence){
+            .segment = sequence->segment,
+            .position = state->position,
+            .spans = spans,
+            .n_spans = n,
+        };
+        spans += n;
+    }
+    return max_keys;
+}
+
+/* Section 4a. */
+static void attend(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_config *config = pass->config;
+    rotate(pass, pass->work->proj + layer->q_row, layer->in_rows, config->n_heads);
+    if (layer->kv_producer)
+        produce_kv(pass, index);
+    size_t max_keys = list_spans(pass, layer);
+    struct hy_attention_args args = {
+        .q = pass->work->proj + layer->q_row,
+        .q_stride = layer->in_rows,
+        .out = pass->work->attention,
+        .out_stride = config->inner_size,
+        .n_heads = config->n_heads,
+        .n_kv_heads = config->n_kv_heads,
+        .qk_size = config->qk_head_size,
+        .v_size = config->v_head_size,
+        .scale = (float)(1.0 / sqrt((double)config->qk_head_size)),
+        .window = layer->window,
+        .cache_type = pass->context->layout.cache_type,
+        .sequences = pass->context->lists.attention,
+        .n_sequences = pass->n_sequences,
+        .max_keys = max_keys,
+    };
+    hy_backend_attention(pass->backend, &args, pass->rows);
+}
+
+static void list_states(const struct pass *pass, const struct hy_layer_plan *layer)
+{
+    const struct hy_state_layout *layout = &pass->context->layout;
+    size_t conv_floats = layout->n_ssm_layers * layout->conv_elements;
+    for (size_t i = 0; i < pass->n_sequences; i++) {
+        float *recurrent = pass->sequences[i].recurrent;
+        pass->context->lists.states[i] = (struct hy_state_sequence){
+            .segment = pass->sequences[i].segment,
+            .conv_state = recurrent + layer->ssm_index * layout->conv_elements,
+            .ssm_state = recurrent + conv_floats + layer->ssm_index * layout->ssm_elements,
+        };
+    }
+}
+
+/* Section 4b, up to the scan's inputs: convolution, then dt, B and C with their norms. */
+static void prepare_scan(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_config *config = pass->config;
+    struct hy_workspace *work = pass->work;
+    size_t rank = config->dt_rank, n = config->state_size, stride = rank + 2 * n;
+    struct hy_conv_args conv = {
+        .x = work->proj + layer->x_row,
+        .x_stride = layer->in_rows,
+        .weight = weights->conv_weight,
+        .bias = weights->conv_bias,
+        .n = config->inner_size,
+        .width = config->conv_width,
+        .y = work->conv,
+        .y_stride = config->inner_size,
+        .sequences = pass->context->lists.states,
+        .n_sequences = pass->n_sequences,
+    };
+    hy_backend_conv(pass->backend, &conv);
+    multiply(pass, work->conv, config->inner_size, &weights->x_proj, NULL, false, work->dt_b_c);
+    float *b = work->dt_b_c + rank, *c = b + n;
+    norm(pass, work->dt_b_c, stride, weights->dt_norm, rank, work->dt_b_c, stride);
+    norm(pass, b, stride, weights->b_norm, n, b, stride);
+    norm(pass, c, stride, weights->c_norm, n, c, stride);
+    multiply(pass, work->dt_b_c, stride, &weights->dt_proj, weights->dt_bias, false, work->dt);
+}
+
+static void scan(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_config *config = pass->config;
+    struct hy_workspace *work = pass->work;
+    list_states(pass, layer);
+    prepare_scan(pass, index);
+    struct hy_scan_args args = {
+        .dt = work->dt,
+        .dt_stride = config->inner_size,
+        .x = work->conv,
+        .x_stride = config->inner_size,
+        .z = work->proj + layer->z_row,
+        .z_stride = layer->in_rows,
+        .b = work->dt_b_c + config->dt_rank,
+        .c = work->dt_b_c + config->dt_rank + config->state_size,
+        .bc_stride = config->dt_rank + 2 * config->state_size,
+        .a = weights->a,
+        .d = weights->d,
+        .n = config->inner_size,
+        .state_size = config->state_size,
+        .y = work->ssm,
+        .y_stride = config->inner_size,
+        .sequences = pass->context->lists.states,
+        .n_sequences = pass->n_sequences,
+    };
+    hy_backend_scan(pass->backend, &args);
+}
+
+/* The norms apart, for an observer only: the fused buffer is free until fuse() fills it. */
+static void probe_streams(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    size_t n = pass->config->inner_size;
+    if (!pass->context->probe.function)
+        return;
+    norm(pass, pass->work->attention, n, weights->attention_norm, n, pass->work->fused, n);
+    probe(pass, HY_PROBE_ATTENTION_NORM, (int)index, pass->work->fused, n, n);
+    norm(pass, pass->work->ssm, n, weights->ssm_norm, n, pass->work->fused, n);
+    probe(pass, HY_PROBE_SSM_NORM, (int)index, pass->work->fused, n, n);
+}
+
+/* The stream of a layer that has only one. */
+static const float *single_stream(const struct pass *pass, uint32_t index)
+{
+    size_t n = pass->config->inner_size;
+    bool attends = pass->plan->layers[index].attention != HYMBA_ATTENTION_NONE;
+    const float *stream = attends ? pass->work->attention : pass->work->ssm;
+    probe(pass, attends ? HY_PROBE_ATTENTION_NORM : HY_PROBE_SSM_NORM, (int)index, stream, n, n);
+    return stream;
+}
+
+/* Section 4c; one stream alone passes as it is (section 13). Returns what out_proj reads. */
+static const float *fuse(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    size_t n = pass->config->inner_size;
+    if (layer->fusion == HYMBA_FUSION_NONE)
+        return single_stream(pass, index);
+    probe_streams(pass, index);
+    struct hy_fuse_args args = {
+        .attention = pass->work->attention,
+        .attention_stride = n,
+        .ssm = pass->work->ssm,
+        .ssm_stride = n,
+        .weight_attention = weights->attention_norm,
+        .weight_ssm = weights->ssm_norm,
+        .n = n,
+        .epsilon = (float)pass->config->rms_norm_epsilon,
+        .concat = layer->fusion == HYMBA_FUSION_CONCAT,
+        .y = pass->work->fused,
+        .y_stride = layer->out_columns,
+    };
+    hy_backend_fuse(pass->backend, &args, pass->rows);
+    return pass->work->fused;
+}
+
+static void run_mixer(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    size_t hidden = pass->config->hidden_size;
+    struct hy_workspace *work = pass->work;
+    norm(pass, work->x, hidden, weights->input_norm, hidden, work->u, hidden);
+    multiply(pass, work->u, hidden, &weights->in_proj, NULL, false, work->proj);
+    if (layer->attention != HYMBA_ATTENTION_NONE)
+        attend(pass, index);
+    if (layer->ssm != HYMBA_SSM_NONE)
+        scan(pass, index);
+    const float *mixed = fuse(pass, index);
+    multiply(pass, mixed, layer->out_columns, &weights->out_proj, NULL, true, work->x);
+}
+
+/* Section 3: down(silu(gate(u)) * up(u)), added to the residual stream. */
+static void run_ffn(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    size_t hidden = pass->config->hidden_size, n = pass->config->intermediate_size;
+    struct hy_workspace *work = pass->work;
+    norm(pass, work->x, hidden, weights->ffn_norm, hidden, work->u, hidden);
+    multiply(pass, work->u, hidden, &weights->gate, NULL, false, work->gate);
+    multiply(pass, work->u, hidden, &weights->up, NULL, false, work->up);
+    struct hy_swiglu_args args = {
+        .gate = work->gate,
+        .gate_stride = n,
+        .up = work->up,
+        .up_stride = n,
+        .n = n,
+        .y = work->gate,
+        .y_stride = n,
+    };
+    hy_backend_swiglu(pass->backend, &args, pass->rows);
+    multiply(pass, work->gate, n, &weights->down, NULL, true, work->x);
+}
+
+hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *sequences, size_t n,
+                        hymba_error *error)
+{
+    const struct hy_segment *last = &sequences[n - 1].segment;
+    struct pass pass = {
+        .context = context,
+        .backend = &context->backend,
+        .plan = &context->model->plan,
+        .config = &context->model->plan.config,
+        .work = &context->workspace,
+        .sequences = sequences,
+        .n_sequences = n,
+        .rows = last->row + last->n_rows,
+    };
+    embed(&pass);
+    fill_angles(&pass);
+    for (uint32_t i = 0; i < pass.config->n_layers; i++) {
+        hymba_status status = hy_context_check_cancel(context, error);
+        if (status != HYMBA_OK)
+            return status;
+        if (pass.plan->layers[i].in_rows > 0)
+            run_mixer(&pass, i);
+        if (pass.plan->layers[i].ffn != HYMBA_FFN_NONE)
+            run_ffn(&pass, i);
+        probe(&pass, HY_PROBE_HIDDEN, (int)i, pass.work->x, pass.config->hidden_size,
+              pass.config->hidden_size);
+    }
+    return HYMBA_OK;
+}
+
+void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n)
+{
+    const struct hy_weights *weights = &context->model->weights;
+    size_t hidden = context->model->plan.config.hidden_size;
+    struct hy_workspace *work = &context->workspace;
+    struct pass pass = {
+        .context = context,
+        .backend = &context->backend,
+        .config = &context->model->plan.config,
+        .work = work,
+        .rows = 1,
+    };
+    for (size_t i = 0; i < n; i++)
+        norm(&pass, work->x + rows[i] * hidden, hidden, weights->final_norm, hidden,
+             work->u + i * hidden, hidden);
+    pass.rows = n;
+    probe(&pass, HY_PROBE_FINAL_NORM, -1, work->u, hidden, hidden);
+    multiply(&pass, work->u, hidden, &weights->head, NULL, false, work->logits);
+}

@@ -1,0 +1,28 @@
+/* The forward pass: one loop over the layer plan for a ragged step of sequences. */
+#ifndef HY_RUN_FORWARD_H
+#define HY_RUN_FORWARD_H
+
+#include "run/context.h"
+
+/* One sequence's part of a step. */
+struct hy_step_sequence {
+    struct hy_state *state;
+    float *recurrent;    /* working copy of its recurrent states */
+    const int32_t *ids;  /* tokens; for the meta sequence NULL */
+    struct hy_segment segment;
+};
+
+/*
+ * Runs the n sequences, whose segments cover the step's rows in order. Afterwards workspace.x
+ * holds the residual stream, workspace.step_kv the new keys and values, and the working copies the
+ * new recurrent states; nothing else has changed. CANCELLED is found between layers.
+ */
+hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *sequences, size_t n,
+                        hymba_error *error);
+
+/*
+ * Final norm and logits of n <= HY_LOGITS_ROWS rows of workspace.x, into workspace.logits.
+ */
+void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n);
+
+#endif

@@ -1,0 +1,343 @@
+#include "run/generate.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "run/decode.h"
+#include "text/text_stream.h"
+
+struct stop_string {
+    char *text;
+    size_t length;
+};
+
+struct hymba_generation {
+    struct hy_memory memory;
+    hymba_session *session;
+    hymba_sampler *sampler;
+    hymba_text_stream *stream; /* NULL: no text */
+    struct stop_string *stops;
+    size_t n_stops, longest_stop;
+    uint64_t max_tokens, n_generated;
+    bool ignore_eos;
+    int32_t eos;
+    int32_t sampled;   /* token that is not in the text yet; -1: none */
+    int32_t pending;   /* token that is not in the session yet; -1: none */
+    uint32_t n_pieces; /* tokens the tokenizer knows; a model may have more */
+    int32_t stop;      /* HYMBA_STOP_... once it has ended */
+    bool ended;        /* END has been given */
+    _Atomic bool cancelled;
+    /* Text not given out yet, because a stop string may begin in it; then the event's text. */
+    char *text;
+    size_t length, capacity;
+    char *out;
+    size_t out_capacity;
+};
+
+void hy_generation_release(hymba_generation *generation)
+{
+    if (!generation)
+        return;
+    struct hy_memory *memory = &generation->memory;
+    for (size_t i = 0; i < generation->n_stops; i++)
+        hy_free(memory, generation->stops[i].text);
+    hy_free(memory, generation->stops);
+    hy_free(memory, generation->text);
+    hy_free(memory, generation->out);
+    hy_text_stream_release(generation->stream);
+    hy_sampler_release(generation->sampler);
+    hymba_session *session = generation->session;
+    struct hy_memory own = {.host = memory->host};
+    hy_free(&own, generation);
+    hy_session_release(session);
+}
+
+static hymba_status copy_stops(hymba_generation *generation,
+                               const hymba_generation_params *params, hymba_error *error)
+{
+    size_t n = params->n_stop_strings;
+    if (n == 0)
+        return HYMBA_OK;
+    generation->stops = hy_alloc_zero(&generation->memory, n, sizeof *generation->stops);
+    if (!generation->stops)
+        return hy_no_memory(error, n, "the stop strings");
+    generation->n_stops = n;
+    for (size_t i = 0; i < n; i++) {
+        struct stop_string *stop = &generation->stops[i];
+        stop->length = strlen(params->stop_strings[i]);
+        stop->text = hy_copy_text(&generation->memory, params->stop_strings[i], stop->length);
+        if (!stop->text)
+            return hy_no_memory(error, stop->length, "a stop string");
+        generation->longest_stop = hy_max_size(generation->longest_stop, stop->length);
+    }
+    return HYMBA_OK;
+}
+
+/* The session's own tokens go through the stream first, so that the continuation begins in the
+ * middle of a text: its leading space stays, a character begun in the prompt is completed. */
+static hymba_status prime_stream(hymba_generation *generation, hymba_tokenizer *tokenizer,
+                                 hymba_error *error)
+{
+    const hymba_session *session = generation->session;
+    hymba_status status = hy_text_stream_create(tokenizer, &generation->stream, error);
+    generation->n_pieces = hy_tokenizer_size(tokenizer);
+    for (size_t i = 0; status == HYMBA_OK && i < session->n_tokens; i++) {
+        const char *text;
+        size_t length;
+        if ((uint32_t)session->tokens[i] < generation->n_pieces)
+            status = hy_text_stream_push(generation->stream, session->tokens[i], &text, &length,
+                                         error);
+    }
+    return status;
+}
+
+hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler,
+                                  hymba_tokenizer *tokenizer,
+                                  const hymba_generation_params *params,
+                                  hymba_generation **out, hymba_error *error)
+{
+    *out = NULL;
+    if (session->logits_rows == 0 || !session->logits_of_last)
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "the session has no logits of its last token: append with "
+                       "HYMBA_LOGITS_LAST first");
+    struct hy_memory memory = {.host = session->memory.host};
+    hymba_generation *generation = hy_alloc_zero(&memory, 1, sizeof *generation);
+    if (!generation)
+        return hy_no_memory(error, sizeof *generation, "the generation");
+    hy_memory_inherit(&generation->memory, &session->memory);
+    generation->session = hy_session_retain(session);
+    generation->sampler = hy_sampler_retain(sampler);
+    generation->max_tokens = params->max_tokens;
+    generation->ignore_eos = params->flags & HYMBA_GENERATION_IGNORE_EOS;
+    generation->sampled = -1;
+    generation->pending = -1;
+    generation->eos = session->context->model->plan.config.eos_token;
+    if (generation->eos < 0 && tokenizer)
+        generation->eos = hy_tokenizer_eos(tokenizer);
+    hymba_status status = copy_stops(generation, params, error);
+    if (status == HYMBA_OK && tokenizer)
+        status = prime_stream(generation, tokenizer, error);
+    if (status != HYMBA_OK) {
+        hy_generation_release(generation);
+        return status;
+    }
+    *out = generation;
+    return HYMBA_OK;
+}
+
+hymba_context *hy_generation_context(const hymba_generation *generation)
+{
+    return generation->session->context;
+}
+
+void hy_generation_cancel(hymba_generation *generation)
+{
+    atomic_store(&generation->cancelled, true);
+}
+
+/* ------------------------------------------------------------------- text */
+
+static hymba_status reserve_text(struct hy_memory *memory, char **text, size_t *capacity,
+                                 size_t length, hymba_error *error)
+{
+    if (length < *capacity)
+        return HYMBA_OK;
+    char *grown = hy_realloc(memory, *text, 2 * length + 64);
+    if (!grown)
+        return hy_no_memory(error, 2 * length + 64, "generated text");
+    *text = grown;
+    *capacity = 2 * length + 64;
+    return HYMBA_OK;
+}
+
+static hymba_status add_text(hymba_generation *generation, const char *text, size_t length,
+                             hymba_error *error)
+{
+    struct hy_memory *memory = &generation->memory;
+    hymba_status status = reserve_text(memory, &generation->text, &generation->capacity,
+                                       generation->length + length, error);
+    if (status == HYMBA_OK)
+        status = reserve_text(memory, &generation->out, &generation->out_capacity,
+                              generation->length + length, error);
+    if (status == HYMBA_OK && length > 0)
+        memcpy(generation->text + generation->length, text, length);
+    if (status == HYMBA_OK)
+        generation->length += length;
+    return status;
+}
+
+/* Where the first stop string begins in the held text; its length if there is none. */
+static size_t find_stop(const hymba_generation *generation)
+{
+    for (size_t i = 0; i < generation->length; i++)
+        for (size_t j = 0; j < generation->n_stops; j++) {
+            const struct stop_string *stop = &generation->stops[j];
+            if (stop->length <= generation->length - i &&
+                memcmp(generation->text + i, stop->text, stop->length) == 0)
+                return i;
+        }
+    return generation->length;
+}
+
+/* How much of the held text cannot be the beginning of a stop string. */
+static size_t safe_length(const hymba_generation *generation)
+{
+    size_t longest = generation->longest_stop;
+    size_t i = generation->length >= longest ? generation->length - longest : 0;
+    for (; i < generation->length; i++)
+        for (size_t j = 0; j < generation->n_stops; j++) {
+            const struct stop_string *stop = &generation->stops[j];
+            size_t tail = generation->length - i;
+            if (tail < stop->length && memcmp(generation->text + i, stop->text, tail) == 0)
+                return i;
+        }
+    return generation->length;
+}
+
+/* Moves the first length bytes of the held text into the event. */
+static void give_text(hymba_generation *generation, size_t length, hymba_event *event)
+{
+    if (!generation->out) { /* nothing was ever added */
+        event->text = "";
+        event->length = 0;
+        return;
+    }
+    memcpy(generation->out, generation->text, length);
+    generation->out[length] = '\0';
+    memmove(generation->text, generation->text + length, generation->length - length);
+    generation->length -= length;
+    event->text = generation->out;
+    event->length = length;
+}
+
+/* ----------------------------------------------------------------- events */
+
+static void give_end(hymba_generation *generation, hymba_event *event)
+{
+    event->kind = HYMBA_EVENT_END;
+    event->stop = generation->stop;
+    event->token = -1;
+    give_text(generation, generation->length, event);
+    generation->ended = true;
+}
+
+static hymba_status end(hymba_generation *generation, int32_t stop, hymba_event *event,
+                        hymba_error *error)
+{
+    if (generation->stream && stop != HYMBA_STOP_STRING) {
+        const char *text;
+        size_t length;
+        hymba_status status =
+            hy_text_stream_finish(generation->stream, &text, &length, error);
+        if (status == HYMBA_OK)
+            status = add_text(generation, text, length, error);
+        if (status != HYMBA_OK)
+            return status;
+    }
+    generation->stop = stop;
+    give_end(generation, event);
+    return HYMBA_OK;
+}
+
+/* Puts the pending token into the session. */
+static hymba_status append_pending(hymba_generation *generation, hymba_error *error)
+{
+    if (generation->pending < 0)
+        return HYMBA_OK;
+    struct hy_item item = {
+        .session = generation->session,
+        .tokens = &generation->pending,
+        .n_tokens = 1,
+        .logits = HYMBA_LOGITS_LAST,
+    };
+    hymba_status status = hy_decode(generation->session->context, &item, 1, error);
+    if (status == HYMBA_OK)
+        generation->pending = -1;
+    return status;
+}
+
+/* Text of a new token; *stopped if a stop string is complete, and the text ends before it. */
+static hymba_status add_token_text(hymba_generation *generation, int32_t token, bool *stopped,
+                                   hymba_error *error)
+{
+    const char *text = "";
+    size_t length = 0;
+    *stopped = false;
+    if (!generation->stream || (uint32_t)token >= generation->n_pieces)
+        return HYMBA_OK;
+    hymba_status status =
+        hy_text_stream_push(generation->stream, token, &text, &length, error);
+    if (status == HYMBA_OK)
+        status = add_text(generation, text, length, error);
+    if (status != HYMBA_OK)
+        return status;
+    size_t stop = find_stop(generation);
+    *stopped = stop < generation->length;
+    generation->length = stop;
+    return HYMBA_OK;
+}
+
+static bool at_session_limit(const hymba_generation *generation)
+{
+    const hymba_session *session = generation->session;
+    return session->max_tokens > 0 && session->n_tokens >= session->max_tokens;
+}
+
+/* A call that failed after sampling is repeated with the token it had. */
+static hymba_status sample(hymba_generation *generation, hymba_error *error)
+{
+    const hymba_session *session = generation->session;
+    if (generation->sampled >= 0)
+        return HYMBA_OK;
+    return hy_sampler_sample(generation->sampler, hy_session_last_logits(session),
+                             session->context->model->plan.config.vocabulary_size,
+                             &generation->sampled, error);
+}
+
+static hymba_status next_token(hymba_generation *generation, hymba_event *event,
+                               hymba_error *error)
+{
+    bool stopped;
+    hymba_status status = sample(generation, error);
+    if (status != HYMBA_OK)
+        return status;
+    int32_t token = generation->sampled;
+    if (token == generation->eos && !generation->ignore_eos)
+        return end(generation, HYMBA_STOP_EOS, event, error);
+    status = add_token_text(generation, token, &stopped, error);
+    if (status != HYMBA_OK)
+        return status;
+    generation->sampled = -1;
+    generation->pending = token;
+    generation->n_generated++;
+    if (stopped)
+        generation->stop = HYMBA_STOP_STRING;
+    event->kind = HYMBA_EVENT_TOKEN;
+    event->stop = HYMBA_STOP_NONE;
+    event->token = token;
+    give_text(generation, stopped ? generation->length : safe_length(generation), event);
+    return HYMBA_OK;
+}
+
+hymba_status hy_generation_next(hymba_generation *generation, hymba_event *event,
+                                hymba_error *error)
+{
+    if (generation->ended) {
+        give_end(generation, event);
+        return HYMBA_OK;
+    }
+    if (atomic_load(&generation->cancelled))
+        return end(generation, HYMBA_STOP_CANCELLED, event, error);
+    if (generation->pending >= 0 && at_session_limit(generation))
+        return end(generation, HYMBA_STOP_LIMIT, event, error);
+    hymba_status status = append_pending(generation, error);
+    if (status != HYMBA_OK)
+        return status;
+    if (generation->stop == HYMBA_STOP_STRING)
+        return end(generation, HYMBA_STOP_STRING, event, error);
+    if (generation->max_tokens > 0 && generation->n_generated >= generation->max_tokens)
+        return end(generation, HYMBA_STOP_LENGTH, event, error);
+    return next_token(generation, event, error);
+}

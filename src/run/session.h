@@ -1,0 +1,39 @@
+/* A session: one token sequence with its state and its last logits. */
+#ifndef HY_RUN_SESSION_H
+#define HY_RUN_SESSION_H
+
+#include "run/context.h"
+
+struct hymba_session {
+    _Atomic unsigned references;
+    struct hy_memory memory;
+    hymba_context *context;
+    struct hy_state state;
+    uint64_t max_tokens;   /* 0: none */
+    int32_t *tokens;
+    size_t n_tokens, token_capacity;
+    float *logits;         /* [logits_rows][vocabulary] */
+    size_t logits_capacity; /* floats */
+    size_t logits_rows;    /* 0: none */
+    bool logits_of_last;   /* the last row belongs to the last token */
+    size_t batch_mark;     /* its item's number while a batch is checked */
+};
+
+/* These four run inside hy_context_enter; params is complete. */
+hymba_status hy_session_create(hymba_context *context, const hymba_session_params *params,
+                               hymba_session **session, hymba_error *error);
+void hy_session_reset(hymba_session *session);
+hymba_status hy_session_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error);
+hymba_status hy_session_score(hymba_session *session, const int32_t *tokens, size_t n_tokens,
+                              float *log_probabilities, hymba_error *error);
+
+hymba_session *hy_session_retain(hymba_session *session);
+void hy_session_release(hymba_session *session);
+
+/* Makes room for rows rows of logits. */
+hymba_status hy_session_reserve_logits(hymba_session *session, size_t rows, hymba_error *error);
+
+/* The last row of logits, which must exist. */
+const float *hy_session_last_logits(const hymba_session *session);
+
+#endif

@@ -1,0 +1,87 @@
+#include "run/workspace.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+
+/* Hands out parts of a block that may not exist yet: with a NULL base it only counts. */
+struct divider {
+    unsigned char *base;
+    size_t used;
+    bool overflow;
+};
+
+static void *take(struct divider *divider, size_t rows, size_t width, size_t size)
+{
+    size_t begin = divider->used, elements, bytes, padded;
+    if (!hy_mul_size(rows, width, &elements) || !hy_mul_size(elements, size, &bytes) ||
+        !hy_add_size(bytes, HY_ALIGNMENT - 1, &padded) ||
+        !hy_add_size(begin, padded / HY_ALIGNMENT * HY_ALIGNMENT, &divider->used))
+        divider->overflow = true;
+    return divider->base && !divider->overflow ? divider->base + begin : NULL;
+}
+
+static void divide(struct divider *divider, const struct hy_plan *plan,
+                   const struct hy_state_layout *layout, struct hy_workspace *workspace)
+{
+    const struct hy_config *config = &plan->config;
+    size_t rows = workspace->rows, f32 = sizeof(float);
+    workspace->x = take(divider, rows, config->hidden_size, f32);
+    workspace->u = take(divider, rows, config->hidden_size, f32);
+    workspace->cosine = take(divider, rows, config->qk_head_size / 2 + 1, f32);
+    workspace->sine = take(divider, rows, config->qk_head_size / 2 + 1, f32);
+    workspace->logits = take(divider, HY_LOGITS_ROWS, config->vocabulary_size, f32);
+    workspace->step_kv = take(divider, layout->step_bytes, 1, 1);
+    workspace->ids = take(divider, rows, 1, sizeof(int32_t));
+    size_t shared = divider->used;
+    workspace->proj = take(divider, rows, plan->max_in_rows, f32);
+    workspace->conv = take(divider, rows, config->inner_size, f32);
+    workspace->dt_b_c = take(divider, rows, config->dt_rank + 2 * config->state_size, f32);
+    workspace->dt = take(divider, rows, config->inner_size, f32);
+    workspace->attention = take(divider, rows, config->inner_size, f32);
+    workspace->ssm = take(divider, rows, config->inner_size, f32);
+    workspace->fused = take(divider, rows, 2 * (size_t)config->inner_size, f32);
+    size_t mixer_end = divider->used;
+    divider->used = shared;
+    workspace->gate = take(divider, rows, config->intermediate_size, f32);
+    workspace->up = take(divider, rows, config->intermediate_size, f32);
+    divider->used = hy_max_size(divider->used, mixer_end);
+}
+
+hymba_status hy_workspace_bytes(const struct hy_plan *plan, const struct hy_state_layout *layout,
+                                size_t rows, size_t *bytes, hymba_error *error)
+{
+    struct divider divider = {0};
+    struct hy_workspace workspace = {.rows = rows};
+    divide(&divider, plan, layout, &workspace);
+    *bytes = divider.used;
+    if (divider.overflow)
+        return hy_fail(error, HYMBA_ERROR_LIMIT,
+                       "a workspace for steps of %zu tokens does not fit the address space", rows);
+    return HYMBA_OK;
+}
+
+hymba_status hy_workspace_create(struct hy_memory *memory, const struct hy_plan *plan,
+                                 const struct hy_state_layout *layout, size_t rows,
+                                 struct hy_workspace *workspace, hymba_error *error)
+{
+    memset(workspace, 0, sizeof *workspace);
+    size_t bytes;
+    hymba_status status = hy_workspace_bytes(plan, layout, rows, &bytes, error);
+    if (status != HYMBA_OK)
+        return status;
+    workspace->block = hy_alloc(memory, bytes);
+    if (!workspace->block)
+        return hy_no_memory(error, bytes, "the workspace");
+    struct divider divider = {.base = (unsigned char *)workspace->block};
+    workspace->rows = rows;
+    workspace->bytes = bytes;
+    divide(&divider, plan, layout, workspace);
+    return HYMBA_OK;
+}
+
+void hy_workspace_free(struct hy_memory *memory, struct hy_workspace *workspace)
+{
+    hy_free(memory, workspace->block);
+    memset(workspace, 0, sizeof *workspace);
+}

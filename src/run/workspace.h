@@ -1,0 +1,41 @@
+/*
+ * A context's working memory for one step: activations, allocated once. Buffers of the mixer and of
+ * the feed-forward network share their place, since a layer never needs both.
+ */
+#ifndef HY_RUN_WORKSPACE_H
+#define HY_RUN_WORKSPACE_H
+
+#include "state/state.h"
+
+enum { HY_LOGITS_ROWS = 16 }; /* rows of logits computed at once */
+
+struct hy_workspace {
+    size_t rows;          /* of a step */
+    float *block;         /* all of what follows */
+    float *x;             /* [rows][H]: the residual stream */
+    float *u;             /* [rows][H]: its norm */
+    float *cosine, *sine; /* [rows][qk_size / 2] */
+    float *proj;          /* [rows][max_in_rows]: in_proj's output */
+    float *conv;          /* [rows][di] */
+    float *dt_b_c;        /* [rows][R + 2 N]: x_proj's output */
+    float *dt;            /* [rows][di] */
+    float *attention;     /* [rows][di] */
+    float *ssm;           /* [rows][di] */
+    float *fused;         /* [rows][di] or [rows][2 di] */
+    float *gate, *up;     /* [rows][E], in the place of proj and what follows */
+    float *logits;        /* [HY_LOGITS_ROWS][V] */
+    unsigned char *step_kv; /* keys and values of the step: layout->step_bytes */
+    int32_t *ids;         /* [rows] */
+    size_t bytes;
+};
+
+/* Bytes of the workspace for steps of rows tokens; LIMIT if they do not fit. */
+hymba_status hy_workspace_bytes(const struct hy_plan *plan, const struct hy_state_layout *layout,
+                                size_t rows, size_t *bytes, hymba_error *error);
+
+hymba_status hy_workspace_create(struct hy_memory *memory, const struct hy_plan *plan,
+                                 const struct hy_state_layout *layout, size_t rows,
+                                 struct hy_workspace *workspace, hymba_error *error);
+void hy_workspace_free(struct hy_memory *memory, struct hy_workspace *workspace);
+
+#endif

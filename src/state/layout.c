@@ -1,0 +1,120 @@
+#include "state/layout.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "tensor/dtype.h"
+
+/* Running sum of sizes that remembers whether it ever failed to fit. */
+struct counter {
+    size_t bytes;
+    bool overflow;
+};
+
+static size_t count(struct counter *counter, size_t elements, size_t size)
+{
+    size_t begin = counter->bytes, bytes, padded;
+    if (!hy_mul_size(elements, size, &bytes) || !hy_add_size(bytes, HY_ALIGNMENT - 1, &padded) ||
+        !hy_add_size(begin, padded / HY_ALIGNMENT * HY_ALIGNMENT, &counter->bytes))
+        counter->overflow = true;
+    return begin;
+}
+
+/* Room for rows tokens of one cache. */
+static struct hy_cache_place place_cache(const struct hy_state_layout *layout,
+                                         struct counter *counter, size_t rows)
+{
+    struct hy_cache_place place;
+    if (!hy_mul_size(rows, layout->qk_size, &place.k_head_stride) ||
+        !hy_mul_size(rows, layout->v_size, &place.v_head_stride))
+        counter->overflow = true;
+    place.k_offset = count(counter, place.k_head_stride, layout->n_kv_heads * layout->cache_size);
+    place.v_offset = count(counter, place.v_head_stride, layout->n_kv_heads * layout->cache_size);
+    return place;
+}
+
+static void copy_shape(const struct hy_plan *plan, hymba_dtype cache_type, hymba_dtype state_type,
+                       size_t step_rows, struct hy_state_layout *layout)
+{
+    const struct hy_config *config = &plan->config;
+    *layout = (struct hy_state_layout){
+        .cache_type = cache_type,
+        .state_type = state_type,
+        .cache_size = hy_dtype_size(cache_type),
+        .state_size = hy_dtype_size(state_type),
+        .n_kv_heads = config->n_kv_heads,
+        .qk_size = config->qk_head_size,
+        .v_size = config->v_head_size,
+        .n_meta = config->n_meta_tokens,
+        .window = config->window,
+        .n_caches = plan->n_caches,
+        .n_full_caches = plan->n_full_caches,
+        .n_ssm_layers = plan->n_ssm_layers,
+        .conv_elements = (size_t)(config->conv_width - 1) * config->inner_size,
+        .ssm_elements = (size_t)config->state_size * config->inner_size,
+        .step_rows = step_rows,
+    };
+}
+
+hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *plan,
+                              hymba_dtype cache_type, hymba_dtype state_type, size_t step_rows,
+                              struct hy_state_layout *layout, hymba_error *error)
+{
+    struct counter fixed = {0}, block = {0}, meta = {0}, step = {0};
+    copy_shape(plan, cache_type, state_type, step_rows, layout);
+    layout->caches = hy_alloc_zero(memory, hy_max_size(plan->n_caches, 1),
+                                   sizeof *layout->caches);
+    if (!layout->caches)
+        return hy_no_memory(error, plan->n_caches * sizeof *layout->caches, "the state layout");
+    for (uint32_t i = 0; i < plan->n_caches; i++) {
+        struct hy_cache_layout *cache = &layout->caches[i];
+        cache->full = plan->caches[i].full;
+        if (cache->full)
+            cache->block = place_cache(layout, &block, HY_BLOCK_TOKENS);
+        else
+            cache->ring = place_cache(layout, &fixed, (size_t)layout->window);
+        cache->meta = place_cache(layout, &meta, (size_t)layout->n_meta);
+        cache->step = place_cache(layout, &step, step_rows);
+    }
+    layout->ring_bytes = fixed.bytes;
+    layout->meta_kv_bytes = meta.bytes;
+    layout->block_bytes = block.bytes;
+    layout->step_bytes = step.bytes;
+    layout->conv_bytes = layout->n_ssm_layers * layout->conv_elements * layout->state_size;
+    layout->ssm_bytes = layout->n_ssm_layers * layout->ssm_elements * layout->state_size;
+    count(&fixed, layout->conv_bytes, 1);
+    count(&fixed, layout->ssm_bytes, 1);
+    count(&meta, layout->conv_bytes, 1);
+    count(&meta, layout->ssm_bytes, 1);
+    layout->fixed_bytes = fixed.bytes;
+    layout->meta_bytes = meta.bytes;
+    if (!fixed.overflow && !block.overflow && !meta.overflow && !step.overflow)
+        return HYMBA_OK;
+    hy_layout_free(memory, layout);
+    return hy_fail(error, HYMBA_ERROR_LIMIT,
+                   "the caches of %u layers do not fit the address space", plan->config.n_layers);
+}
+
+void hy_layout_free(struct hy_memory *memory, struct hy_state_layout *layout)
+{
+    hy_free(memory, layout->caches);
+    memset(layout, 0, sizeof *layout);
+}
+
+hymba_status hy_layout_memory(const struct hy_state_layout *layout, hymba_memory_info *info,
+                              hymba_error *error)
+{
+    uint64_t blocks, bytes, total;
+    uint64_t n = info->n_tokens;
+    blocks = n / HY_BLOCK_TOKENS + (n % HY_BLOCK_TOKENS != 0);
+    if (!hy_mul_u64(blocks, layout->block_bytes, &bytes) ||
+        !hy_add_u64(bytes, layout->ring_bytes, &bytes) ||
+        !hy_add_u64(bytes, layout->meta_kv_bytes + layout->conv_bytes + layout->ssm_bytes, &total))
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "a session's memory does not fit 64 bits");
+    info->meta_bytes = layout->meta_kv_bytes;
+    info->kv_bytes = bytes;
+    info->conv_bytes = layout->conv_bytes;
+    info->ssm_bytes = layout->ssm_bytes;
+    info->total_bytes = total;
+    return HYMBA_OK;
+}

@@ -1,0 +1,72 @@
+/*
+ * The arithmetic of a session's memory: which bytes lie where. Every byte count of caches and
+ * states is computed here and nowhere else (docs/semantics.md, section 8).
+ *
+ *   fixed part   one block a session: the rings of the window caches, then the convolution states
+ *                of all SSM layers, then their SSM states.
+ *   blocks       of HY_BLOCK_TOKENS tokens each: keys and values of all full caches.
+ *   meta part    one block a context: keys and values of the meta tokens for every cache, then
+ *                the convolution and SSM states behind them.
+ *
+ * Keys and values lie head by head: [kv head][token][head size], first all of a cache's keys, then
+ * its values. A ring keeps the window's W earlier keys; the keys of the running step lie in the
+ * context's workspace until the step is committed, so that a query sees W + 1 keys.
+ */
+#ifndef HY_STATE_LAYOUT_H
+#define HY_STATE_LAYOUT_H
+
+#include "model/plan.h"
+
+enum { HY_BLOCK_TOKENS = 256 };
+
+/* Where a cache's keys and values lie in some place that holds rows tokens of it. */
+struct hy_cache_place {
+    size_t k_offset, v_offset;           /* bytes from the place's beginning */
+    size_t k_head_stride, v_head_stride; /* elements between heads: rows * head size */
+};
+
+struct hy_cache_layout {
+    bool full;
+    struct hy_cache_place ring;  /* in the fixed part; unless full */
+    struct hy_cache_place block; /* in each block; if full */
+    struct hy_cache_place meta;  /* in the meta part */
+    struct hy_cache_place step;  /* in the workspace's step rows */
+};
+
+struct hy_state_layout {
+    hymba_dtype cache_type, state_type;
+    size_t cache_size, state_size;       /* bytes of an element */
+    size_t n_kv_heads, qk_size, v_size;
+    uint64_t n_meta, window;             /* tokens; window 0: no ring */
+    uint32_t n_caches, n_full_caches;
+    struct hy_cache_layout *caches;
+    /* recurrent states, in elements */
+    uint32_t n_ssm_layers;
+    size_t conv_elements, ssm_elements;  /* of one layer */
+    /* sizes in bytes */
+    size_t ring_bytes;                   /* rings of the fixed part, which they begin */
+    size_t conv_bytes, ssm_bytes;        /* all layers */
+    size_t fixed_bytes;
+    size_t block_bytes;                  /* 0 without full caches */
+    size_t meta_kv_bytes, meta_bytes;
+    size_t step_bytes;                   /* keys and values of step_rows rows */
+    size_t step_rows;
+};
+
+/* cache_type and state_type are resolved; LIMIT if a size does not fit. */
+hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *plan,
+                              hymba_dtype cache_type, hymba_dtype state_type, size_t step_rows,
+                              struct hy_state_layout *layout, hymba_error *error);
+void hy_layout_free(struct hy_memory *memory, struct hy_state_layout *layout);
+
+/* Fills the session's part of *info for info->n_tokens tokens. */
+hymba_status hy_layout_memory(const struct hy_state_layout *layout, hymba_memory_info *info,
+                              hymba_error *error);
+
+/* Elements of the recurrent states of all layers, as f32: convolution part first. */
+static inline size_t hy_layout_recurrent_floats(const struct hy_state_layout *layout)
+{
+    return layout->n_ssm_layers * (layout->conv_elements + layout->ssm_elements);
+}
+
+#endif

@@ -1,0 +1,17 @@
+/* Choosing the next token from a row of logits. */
+#ifndef HY_TEXT_SAMPLER_H
+#define HY_TEXT_SAMPLER_H
+
+#include "base/memory.h"
+
+/* params is complete (a full struct of this library's size). */
+hymba_status hy_sampler_create(const hymba_sampler_params *params, const hymba_host *host,
+                               hymba_sampler **sampler, hymba_error *error);
+hymba_sampler *hy_sampler_retain(hymba_sampler *sampler);
+void hy_sampler_release(hymba_sampler *sampler);
+void hy_sampler_reset(hymba_sampler *sampler);
+hymba_status hy_sampler_accept(hymba_sampler *sampler, int32_t token, hymba_error *error);
+hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size_t n_logits,
+                               int32_t *token, hymba_error *error);
+
+#endif

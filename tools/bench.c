@@ -1,0 +1,402 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "bandwidth.h"
+#include "interrupt.h"
+#include "library.h"
+#include "output.h"
+#include "verbs.h"
+
+enum { ROWS_MOST = OPTION_ITEMS_MOST + OPTION_ITEMS_MOST * OPTION_ITEMS_MOST, PIECE_TOKENS = 512 };
+
+struct bench_options {
+    const char *model;
+    struct option_list prefill, depth, batch;
+    uint64_t decode;
+    bool json;
+    struct compute_options compute;
+};
+
+struct row {
+    bool is_prefill;
+    uint64_t tokens, depth, batch;
+    double tok_per_s;
+    double steps_per_s; /* passes over the weights */
+    double bytes_per_step;
+};
+
+struct bench {
+    const struct bench_options *options;
+    hymba_model *model;
+    hymba_model_info info;
+    hymba_context *context;
+    hymba_context_info context_info;
+    hymba_session **sessions;
+    size_t n_sessions;
+    uint64_t random;
+    struct row *rows;
+    size_t n_rows;
+    double load_seconds;
+    uint64_t peak_bytes;
+    double read_bandwidth; /* bytes per second */
+    uint64_t read_buffer;
+};
+
+static void describe(struct option_set *set, struct bench_options *options)
+{
+    options_begin(set, "bench", "[-m DIR] [-p N,...] [-n N] [-d N,...] [-b N,...] [options]",
+                  "Measures tokens per second on random tokens: of prefill (a prompt into an\n"
+                  "empty session) and of decode (steps of one token for each session of a batch)\n"
+                  "at each depth (tokens the sessions hold already; after an earlier row they may be\n"
+                  "deeper by up to a sixteenth). Also the time to load, the peak of resident\n"
+                  "memory before the bandwidth is measured, and the machine's read bandwidth over\n"
+                  "a buffer of several gigabytes.\n"
+                  "Bytes per step are what a pass must read at least once: the weights as stored,\n"
+                  "and for each session the cached keys and values and its states. A prefill step\n"
+                  "is one pass of as many tokens as the library takes together.");
+    option_text(set, 'm', "model", "DIR", &options->model, "model directory (default: demo model)");
+    option_list(set, 'p', "prefill", &options->prefill, 1, 1u << 24,
+                "lengths of prompts (default: 512,2048)");
+    option_integer(set, 'n', "decode", &options->decode, 1, 1u << 20,
+                   "steps of each decode row (default: 64)");
+    option_list(set, 'd', "depth", &options->depth, 0, 1u << 24,
+                "depths of decode (default: 0,2048,8192)");
+    option_list(set, 'b', "batch", &options->batch, 1, 4096,
+                "sessions decoded together (default: 1,8)");
+    option_flag(set, 0, "json", &options->json,
+                "print a JSON object: read_gb_s, load_s, peak_rss_bytes, rows...");
+    add_compute_options(set, &options->compute);
+}
+
+static int compare_numbers(const void *left, const void *right)
+{
+    const uint64_t *a = left;
+    const uint64_t *b = right;
+    return (*a > *b) - (*a < *b);
+}
+
+static uint64_t largest(const struct option_list *list)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < list->count; i++)
+        if (list->items[i] > most)
+            most = list->items[i];
+    return most;
+}
+
+/* ----------------------------------------------------------------- feeding */
+
+/* splitmix64: which tokens they are makes no difference to the speed. */
+static int32_t random_token(struct bench *bench)
+{
+    uint64_t z = bench->random += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return (int32_t)((z ^ (z >> 31)) % bench->info.vocabulary_size);
+}
+
+/* Appends so many random tokens; the last one's logits are computed. */
+static hymba_status feed(struct bench *bench, hymba_session *session, uint64_t count,
+                         hymba_error *error)
+{
+    int32_t tokens[PIECE_TOKENS];
+    while (count > 0) {
+        size_t piece = count < PIECE_TOKENS ? (size_t)count : PIECE_TOKENS;
+        for (size_t i = 0; i < piece; i++)
+            tokens[i] = random_token(bench);
+        hymba_status status =
+            interrupted() ? HYMBA_ERROR_CANCELLED
+                          : hymba_session_append(session, tokens, piece,
+                                                 piece == count ? HYMBA_LOGITS_LAST
+                                                                : HYMBA_LOGITS_NONE, error);
+        if (status != HYMBA_OK)
+            return status;
+        count -= piece;
+    }
+    return HYMBA_OK;
+}
+
+/* Brings a session to a depth. One that earlier rows have brought a little deeper stays there:
+ * filling it again may take minutes. */
+static hymba_status bring_to_depth(struct bench *bench, hymba_session *session, uint64_t depth,
+                                   hymba_error *error)
+{
+    hymba_status status = HYMBA_OK;
+    uint64_t length = hymba_session_length(session);
+    if (length >= depth && length - depth <= depth / 16)
+        return HYMBA_OK;
+    if (length > depth) {
+        status = hymba_session_reset(session, error);
+        length = 0;
+    }
+    return status == HYMBA_OK ? feed(bench, session, depth - length, error) : status;
+}
+
+/* -------------------------------------------------------------------- rows */
+
+/* Bytes of a session of so many tokens that a pass reads. */
+static int session_bytes(const struct bench *bench, uint64_t tokens, double *bytes)
+{
+    hymba_memory_info memory;
+    int status = get_memory_info(bench->model, &bench->options->compute, tokens, &memory);
+    *bytes = (double)memory.total_bytes;
+    return status;
+}
+
+static int add_row(struct bench *bench, const struct row *row, uint64_t mean_depth)
+{
+    double bytes = 0;
+    int status = session_bytes(bench, mean_depth, &bytes);
+    bench->rows[bench->n_rows] = *row;
+    bench->rows[bench->n_rows].bytes_per_step =
+        (double)bench->info.weight_bytes + (double)row->batch * bytes;
+    bench->n_rows++;
+    return status;
+}
+
+/* Prompts are repeated until they have taken a second together, at most five times. */
+static int bench_prefill(struct bench *bench, uint64_t tokens)
+{
+    hymba_error error;
+    hymba_session *session = bench->sessions[0];
+    hymba_status status = HYMBA_OK;
+    double total = 0;
+    int runs = 0;
+    hymba_error_init(&error, sizeof error);
+    for (; runs < 5 && total < 1 && status == HYMBA_OK; runs++) {
+        status = hymba_session_reset(session, &error);
+        double begun = seconds_now();
+        if (status == HYMBA_OK)
+            status = feed(bench, session, tokens, &error);
+        total += seconds_now() - begun;
+    }
+    if (status != HYMBA_OK)
+        return fail_library(NULL, status, &error);
+    uint64_t step = bench->context_info.max_step_tokens;
+    uint64_t passes = 0;
+    for (uint64_t left = tokens; left > 0;) { /* as feed divides the prompt */
+        uint64_t piece = left < PIECE_TOKENS ? left : PIECE_TOKENS;
+        passes += (piece + step - 1) / step;
+        left -= piece;
+    }
+    const struct row row = {.is_prefill = true, .tokens = tokens, .batch = 1,
+                            .tok_per_s = (double)tokens * runs / total,
+                            .steps_per_s = (double)passes * runs / total};
+    return add_row(bench, &row, tokens / 2);
+}
+
+static hymba_status decode_step(struct bench *bench, hymba_batch_item *items, size_t batch,
+                                int32_t *tokens, hymba_error *error)
+{
+    for (size_t i = 0; i < batch; i++) {
+        tokens[i] = random_token(bench);
+        items[i].session = bench->sessions[i];
+        items[i].tokens = &tokens[i];
+        items[i].n_tokens = 1;
+        items[i].logits = HYMBA_LOGITS_LAST;
+    }
+    return interrupted() ? HYMBA_ERROR_CANCELLED
+                         : hymba_context_decode(bench->context, items, sizeof items[0], batch,
+                                                error);
+}
+
+static hymba_status decode_steps(struct bench *bench, size_t batch, double *seconds,
+                                 hymba_error *error)
+{
+    hymba_batch_item *items = take_memory(batch, sizeof *items);
+    int32_t *tokens = take_memory(batch, sizeof *tokens);
+    hymba_status status = HYMBA_OK;
+    memset(items, 0, batch * sizeof *items);
+    double begun = seconds_now();
+    for (uint64_t step = 0; step < bench->options->decode && status == HYMBA_OK; step++)
+        status = decode_step(bench, items, batch, tokens, error);
+    *seconds = seconds_now() - begun;
+    free(tokens);
+    free(items);
+    return status;
+}
+
+static int bench_decode(struct bench *bench, uint64_t depth, uint64_t batch)
+{
+    hymba_error error;
+    hymba_status status = HYMBA_OK;
+    uint64_t steps = bench->options->decode;
+    uint64_t lengths = 0;
+    double seconds = 0;
+    hymba_error_init(&error, sizeof error);
+    for (size_t i = 0; i < batch && status == HYMBA_OK; i++)
+        status = bring_to_depth(bench, bench->sessions[i], depth, &error);
+    for (size_t i = 0; i < batch; i++)
+        lengths += hymba_session_length(bench->sessions[i]);
+    if (status == HYMBA_OK)
+        status = decode_steps(bench, (size_t)batch, &seconds, &error);
+    if (status != HYMBA_OK)
+        return fail_library(NULL, status, &error);
+    const struct row row = {.tokens = steps, .depth = depth, .batch = batch,
+                            .tok_per_s = (double)(steps * batch) / seconds,
+                            .steps_per_s = (double)steps / seconds};
+    return add_row(bench, &row, lengths / batch + steps / 2);
+}
+
+/* Depths in rising order, so that sessions only grow. */
+static int measure_rows(struct bench *bench)
+{
+    struct option_list depths = bench->options->depth;
+    const struct option_list *batches = &bench->options->batch;
+    const struct option_list *prompts = &bench->options->prefill;
+    size_t total = prompts->count + depths.count * batches->count;
+    int status = STATUS_OK;
+    qsort(depths.items, depths.count, sizeof depths.items[0], compare_numbers);
+    for (size_t i = 0; i < prompts->count && status == STATUS_OK; i++) {
+        status = bench_prefill(bench, prompts->items[i]);
+        progress_step(bench->n_rows, total);
+    }
+    for (size_t i = 0; i < depths.count; i++)
+        for (size_t k = 0; k < batches->count && status == STATUS_OK; k++) {
+            status = bench_decode(bench, depths.items[i], batches->items[k]);
+            progress_step(bench->n_rows, total);
+        }
+    return status;
+}
+
+/* ------------------------------------------------------------- preparation */
+
+static int load(struct bench *bench)
+{
+    double begun = seconds_now();
+    int status = open_model(bench->options->model, HYMBA_MODEL_NO_TOKENIZER, &bench->model);
+    if (status == STATUS_OK)
+        status = create_context(bench->model, &bench->options->compute, &bench->context);
+    bench->load_seconds = seconds_now() - begun;
+    if (status == STATUS_OK)
+        status = get_model_info(bench->model, &bench->info);
+    if (status == STATUS_OK)
+        status = get_context_info(bench->context, &bench->context_info);
+    return status;
+}
+
+/* Sessions for the largest batch, and one short pass that brings the weights into memory. */
+static int prepare(struct bench *bench)
+{
+    hymba_error error;
+    hymba_status status = HYMBA_OK;
+    hymba_error_init(&error, sizeof error);
+    bench->n_sessions = (size_t)largest(&bench->options->batch);
+    bench->sessions = take_memory(bench->n_sessions, sizeof *bench->sessions);
+    memset(bench->sessions, 0, bench->n_sessions * sizeof *bench->sessions);
+    bench->rows = take_memory(ROWS_MOST, sizeof *bench->rows);
+    for (size_t i = 0; i < bench->n_sessions && status == HYMBA_OK; i++)
+        status = hymba_session_create(bench->context, NULL, &bench->sessions[i], &error);
+    if (status == HYMBA_OK)
+        status = feed(bench, bench->sessions[0], 1, &error);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
+static uint64_t peak_resident_bytes(void)
+{
+    struct rusage usage;
+    memset(&usage, 0, sizeof usage);
+    getrusage(RUSAGE_SELF, &usage);
+    return (uint64_t)usage.ru_maxrss * 1024; /* Linux counts it in kilobytes */
+}
+
+static int measure(struct bench *bench)
+{
+    int status = load(bench);
+    interrupt_cancels_context(bench->context);
+    if (status == STATUS_OK)
+        status = prepare(bench);
+    progress_begin("bench", "rows");
+    if (status == STATUS_OK)
+        status = measure_rows(bench);
+    progress_end();
+    interrupt_cancels_context(NULL);
+    bench->peak_bytes = peak_resident_bytes();
+    /* The buffer of this measurement must not count as the model's memory: it comes last. */
+    if (status == STATUS_OK)
+        status = measure_read_bandwidth(bench->context_info.n_threads, &bench->read_bandwidth,
+                                        &bench->read_buffer);
+    return status;
+}
+
+/* ------------------------------------------------------------------ report */
+
+static double share_of(const struct bench *bench, const struct row *row)
+{
+    return row->bytes_per_step * row->steps_per_s / bench->read_bandwidth;
+}
+
+static json_t *rows_to_json(const struct bench *bench)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        const struct row *row = &bench->rows[i];
+        json_t *object = json_pack(
+            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f}", "kind", row->is_prefill ? "prefill" : "decode",
+            "tokens", (json_int_t)row->tokens, "depth", (json_int_t)row->depth, "batch",
+            (json_int_t)row->batch, "tok_per_s", row->tok_per_s, "bytes_per_step",
+            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(bench, row));
+        if (json_array_append_new(array, object) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static int print_as_json(const struct bench *bench)
+{
+    return print_json(json_pack(
+        "{s:s, s:I, s:I, s:s, s:I, s:f, s:I, s:f, s:I, s:o}", "model",
+        bench->options->model ? bench->options->model : "demo", "parameters",
+        (json_int_t)bench->info.n_parameters, "weight_bytes", (json_int_t)bench->info.weight_bytes,
+        "cpu", bench->context_info.cpu, "threads", (json_int_t)bench->context_info.n_threads,
+        "read_gb_s", bench->read_bandwidth / 1e9, "read_buffer_bytes",
+        (json_int_t)bench->read_buffer, "load_s", bench->load_seconds, "peak_rss_bytes",
+        (json_int_t)bench->peak_bytes, "rows", rows_to_json(bench)));
+}
+
+static int print_as_text(const struct bench *bench)
+{
+    printf("model %s: %" PRIu64 " parameters, %.1f MB of weights; %s, %" PRIu32 " threads\n",
+           bench->options->model ? bench->options->model : "demo", bench->info.n_parameters,
+           (double)bench->info.weight_bytes / 1e6, bench->context_info.cpu,
+           bench->context_info.n_threads);
+    printf("load %.3f s, peak memory %.1f MB, read bandwidth %.2f GB/s (%.1f GB buffer)\n\n",
+           bench->load_seconds, (double)bench->peak_bytes / 1e6, bench->read_bandwidth / 1e9,
+           (double)bench->read_buffer / 1e9);
+    printf("%-8s %8s %8s %6s %12s %12s %10s\n", "kind", "tokens", "depth", "batch", "tokens/s",
+           "MB/step", "bandwidth");
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        const struct row *row = &bench->rows[i];
+        printf("%-8s %8" PRIu64 " %8" PRIu64 " %6" PRIu64 " %12.1f %12.2f %9.1f%%\n",
+               row->is_prefill ? "prefill" : "decode", row->tokens, row->depth, row->batch,
+               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(bench, row));
+    }
+    return STATUS_OK;
+}
+
+int verb_bench(int argc, char **argv)
+{
+    struct bench_options options = {.prefill = {{512, 2048}, 2}, .depth = {{0, 2048, 8192}, 3},
+                                    .batch = {{1, 8}, 2}, .decode = 64};
+    struct bench bench = {.options = &options, .random = 1};
+    struct option_set set;
+    int status;
+    describe(&set, &options);
+    if (!options_parse(&set, argc, argv, &status))
+        return status;
+    status = measure(&bench);
+    if (status == STATUS_OK)
+        status = options.json ? print_as_json(&bench) : print_as_text(&bench);
+    for (size_t i = 0; i < bench.n_sessions; i++)
+        hymba_session_release(bench.sessions[i]);
+    hymba_context_release(bench.context);
+    hymba_model_release(bench.model);
+    free(bench.sessions);
+    free(bench.rows);
+    return status;
+}
