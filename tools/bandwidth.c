@@ -11,8 +11,7 @@
 
 enum { PASSES = 6, LANES = 8 }; /* a cache line of 8 numbers a round */
 
-static const uint64_t largest_buffer = UINT64_C(4) << 30;
-static const uint64_t smallest_buffer = UINT64_C(64) << 20;
+static const uint64_t smallest_buffer = UINT64_C(16) << 20;
 
 /* One thread's part of the buffer. */
 struct part {
@@ -96,8 +95,8 @@ static uint64_t *allocate_buffer(uint64_t *size)
 {
     void *buffer = NULL;
     uint64_t wanted = free_memory() / 3;
-    if (wanted > largest_buffer)
-        wanted = largest_buffer;
+    if (wanted > *size)
+        wanted = *size;
     for (; wanted >= smallest_buffer; wanted /= 2)
         if (posix_memalign(&buffer, 4096, (size_t)wanted) == 0) {
             *size = wanted;

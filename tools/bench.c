@@ -16,6 +16,7 @@ struct bench_options {
     const char *model;
     struct option_list prefill, depth, batch;
     uint64_t decode;
+    uint64_t read_buffer; /* megabytes */
     bool json;
     struct compute_options compute;
 };
@@ -50,8 +51,8 @@ static void describe(struct option_set *set, struct bench_options *options)
     options_begin(set, "bench", "[-m DIR] [-p N,...] [-n N] [-d N,...] [-b N,...] [options]",
                   "Measures tokens per second on random tokens: of prefill (a prompt into an\n"
                   "empty session) and of decode (steps of one token for each session of a batch)\n"
-                  "at each depth (tokens the sessions hold already; after an earlier row they may be\n"
-                  "deeper by up to a sixteenth). Also the time to load, the peak of resident\n"
+                  "at each depth (tokens the sessions hold already; after an earlier row they may\n"
+                  "be deeper by up to a sixteenth). Also the time to load, the peak of resident\n"
                   "memory before the bandwidth is measured, and the machine's read bandwidth over\n"
                   "a buffer of several gigabytes.\n"
                   "Bytes per step are what a pass must read at least once: the weights as stored,\n"
@@ -66,6 +67,9 @@ static void describe(struct option_set *set, struct bench_options *options)
                 "depths of decode (default: 0,2048,8192)");
     option_list(set, 'b', "batch", &options->batch, 1, 4096,
                 "sessions decoded together (default: 1,8)");
+    option_integer(set, 0, "read-buffer", &options->read_buffer, 64, 1u << 20,
+                   "megabytes read to measure the bandwidth, but at most a third of the\n"
+                   "free memory (default: 4096)");
     option_flag(set, 0, "json", &options->json,
                 "print a JSON object: read_gb_s, load_s, peak_rss_bytes, rows...");
     add_compute_options(set, &options->compute);
@@ -137,12 +141,45 @@ static hymba_status bring_to_depth(struct bench *bench, hymba_session *session, 
 
 /* -------------------------------------------------------------------- rows */
 
-/* Bytes of a session of so many tokens that a pass reads. */
+/* Entries of cached keys and values that a pass reads in a session of so many tokens, summed
+ * over the layers that own a cache; layers that share one read it once. */
+static int count_cache_entries(const struct bench *bench, uint64_t tokens, uint64_t *entries)
+{
+    hymba_error error;
+    uint64_t meta = bench->info.n_meta_tokens;
+    uint64_t *needed = take_memory(bench->info.n_layers, sizeof *needed);
+    hymba_status status = HYMBA_OK;
+    hymba_error_init(&error, sizeof error);
+    memset(needed, 0, bench->info.n_layers * sizeof *needed);
+    for (uint32_t i = 0; i < bench->info.n_layers && status == HYMBA_OK; i++) {
+        hymba_layer_info layer = {.struct_size = sizeof layer};
+        status = hymba_model_get_layer_info(bench->model, i, &layer, &error);
+        if (status != HYMBA_OK || layer.kv_layer < 0)
+            continue;
+        uint64_t seen = layer.attention == HYMBA_ATTENTION_WINDOW && tokens > layer.window
+                            ? layer.window : tokens;
+        if (needed[layer.kv_layer] < meta + seen)
+            needed[layer.kv_layer] = meta + seen;
+    }
+    *entries = 0;
+    for (uint32_t i = 0; i < bench->info.n_layers; i++)
+        *entries += needed[i];
+    free(needed);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
+/* Bytes of a session of so many tokens that a pass reads: cached keys and values, states. */
 static int session_bytes(const struct bench *bench, uint64_t tokens, double *bytes)
 {
-    hymba_memory_info memory;
+    hymba_memory_info memory = {0};
+    uint64_t entries = 0;
     int status = get_memory_info(bench->model, &bench->options->compute, tokens, &memory);
-    *bytes = (double)memory.total_bytes;
+    if (status == STATUS_OK)
+        status = count_cache_entries(bench, tokens, &entries);
+    uint64_t entry_bytes = (uint64_t)bench->info.n_kv_heads *
+                           (bench->info.qk_head_size + bench->info.v_head_size) *
+                           hymba_dtype_size(bench->context_info.cache_type);
+    *bytes = (double)(entries * entry_bytes + memory.conv_bytes + memory.ssm_bytes);
     return status;
 }
 
@@ -316,6 +353,7 @@ static int measure(struct bench *bench)
     interrupt_cancels_context(NULL);
     bench->peak_bytes = peak_resident_bytes();
     /* The buffer of this measurement must not count as the model's memory: it comes last. */
+    bench->read_buffer = bench->options->read_buffer << 20;
     if (status == STATUS_OK)
         status = measure_read_bandwidth(bench->context_info.n_threads, &bench->read_bandwidth,
                                         &bench->read_buffer);
@@ -382,7 +420,7 @@ static int print_as_text(const struct bench *bench)
 int verb_bench(int argc, char **argv)
 {
     struct bench_options options = {.prefill = {{512, 2048}, 2}, .depth = {{0, 2048, 8192}, 3},
-                                    .batch = {{1, 8}, 2}, .decode = 64};
+                                    .batch = {{1, 8}, 2}, .decode = 64, .read_buffer = 4096};
     struct bench bench = {.options = &options, .random = 1};
     struct option_set set;
     int status;

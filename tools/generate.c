@@ -57,17 +57,18 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "the text to continue; may be empty\n"
                 "(default with the demo model: \"Once upon a time\")");
     option_text(set, 'f', "file", "FILE", &options->file,
-                "read the prompt from a file, every byte of it; - is standard input");
+                "read the prompt from a file, every byte of it; - is stdin");
     option_integer(set, 'n', "count", &options->count, 0, 1u << 30,
                    "most tokens to generate (default: 128)");
     option_real(set, 0, "temp", &options->temperature, 0, 1000,
-                "temperature; 0 always takes the most probable token (default: 0.8)");
+                "temperature; 0: always the most probable token (default: 0.8)");
     option_integer(set, 0, "top-k", &options->top_k, 0, INT32_MAX,
-                   "choose among the K most probable; 0: all (default: 40)");
+                   "choose among the N most probable; 0: all (default: 40)");
     option_real(set, 0, "top-p", &options->top_p, 0, 1,
-                "choose among the most probable that make up P; 0 or 1: all (default: 0.95)");
+                "choose among the most probable that make up X; 0 or 1: all\n"
+                "(default: 0.95)");
     option_real(set, 0, "min-p", &options->min_p, 0, 1,
-                "drop what is less probable than P times the best (default: 0.05)");
+                "drop what is less probable than X times the best (default: 0.05)");
     option_real(set, 0, "repeat-penalty", &options->repeat_penalty, 0, 1000,
                 "divides the logits of recent tokens; 0 or 1: off (default: 1)");
     option_integer(set, 0, "seed", &options->seed, 0, INT64_MAX,
@@ -80,8 +81,8 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "read the text of special tokens in the prompt as these tokens");
     option_flag(set, 0, "no-echo", &options->no_echo, "do not print the prompt first");
     option_flag(set, 0, "json", &options->json,
-                "print one JSON object at the end instead of the text: text, ids, prompt_tokens,\n"
-                "prefill_tok_per_s, decode_tok_per_s, stop, seed");
+                "print one JSON object at the end instead of the text: text,\n"
+                "ids, prompt_tokens, prefill_tok_per_s, decode_tok_per_s, stop, seed");
     add_compute_options(set, &options->compute);
 }
 

@@ -44,8 +44,8 @@ hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t hea
                        max_keys);
     if (floats <= backend->scratch_floats)
         return HYMBA_OK;
-    if (!hy_add_size(floats, floats / 4, &floats)) /* growing by a quarter keeps regrowth rare */
-        return hy_no_memory(error, SIZE_MAX, "attention scratch");
+    /* growing by a quarter at least keeps regrowth rare */
+    floats = hy_max_size(floats, backend->scratch_floats + backend->scratch_floats / 4);
     floats = floats / 16 * 16;
     if (!hy_mul_size(floats * sizeof(float), hy_pool_threads(backend->pool), &bytes))
         return hy_no_memory(error, SIZE_MAX, "attention scratch");

@@ -29,7 +29,10 @@ const char *hy_source_name(const struct hy_source *source, const char *name, cha
 {
     if (!source->directory)
         return name;
-    snprintf(buffer, size, "%s/%s", source->directory, name);
+    /* A message has room for one sentence: of a very long path its end says most. */
+    size_t length = strlen(source->directory), longest = size / 2;
+    const char *directory = source->directory + (length > longest ? length - longest : 0);
+    snprintf(buffer, size, "%s%s/%s", length > longest ? "..." : "", directory, name);
     return buffer;
 }
 

@@ -180,15 +180,16 @@ hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
     return status;
 }
 
-/* The parts of the workspace that are not in hy_workspace: one sequence's working copy of its
- * recurrent states, and the attention scores of all threads. */
+/* The parts of the working memory that are not in hy_workspace: the recurrent states behind the
+ * meta tokens, one sequence's working copy of its own, and the attention scores of all threads. */
 static size_t other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
                           const hymba_context_params *params, uint64_t n_tokens)
 {
     const struct hy_config *config = &model->plan.config;
     size_t threads = params->n_threads ? params->n_threads : hy_processor_count();
     size_t keys = layout->n_caches ? (size_t)n_tokens + config->n_meta_tokens : 0;
-    return hy_layout_recurrent_floats(layout) * sizeof(float) +
+    return layout->meta_bytes - layout->meta_kv_bytes +
+           hy_layout_recurrent_floats(layout) * sizeof(float) +
            threads * keys * (config->n_heads / config->n_kv_heads) * sizeof(float);
 }
 

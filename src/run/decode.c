@@ -118,11 +118,6 @@ static hymba_status reserve_span_count(hymba_context *context, size_t n_spans, h
     return status;
 }
 
-hymba_status hy_decode_reserve_spans(hymba_context *context, uint64_t n_tokens, hymba_error *error)
-{
-    return reserve_span_count(context, hy_state_max_spans(n_tokens), error);
-}
-
 static hymba_status reserve_recurrent(hymba_context *context, size_t n, hymba_error *error)
 {
     struct hy_step_lists *lists = &context->lists;
@@ -169,7 +164,7 @@ static hymba_status reserve(struct call *call, hymba_error *error)
         hymba_status status = reserve_item(item, error);
         if (status != HYMBA_OK)
             return status;
-        spans += hy_state_max_spans(item->session->n_tokens + item->n_tokens);
+        spans += hy_state_max_spans(&item->session->state);
     }
     hymba_status status = reserve_span_count(context, spans, error);
     if (status == HYMBA_OK)
@@ -406,16 +401,16 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
 {
     struct hy_state state;
     size_t n_meta = (size_t)context->layout.n_meta;
+    hy_state_begin_meta(&state, &context->meta);
     hymba_status status = hy_context_reserve_keys(context, 0, error);
     if (status == HYMBA_OK)
-        status = reserve_span_count(context, hy_state_max_spans(0), error);
+        status = reserve_span_count(context, hy_state_max_spans(&state), error);
     if (status == HYMBA_OK)
         status = reserve_sequences(context, 1, error);
     if (status == HYMBA_OK)
         status = reserve_recurrent(context, 1, error);
     if (status != HYMBA_OK)
         return status;
-    hy_state_begin_meta(&state, &context->meta);
     hy_state_load_recurrent(&state, context->lists.recurrent);
     while (state.position < n_meta) {
         struct hy_step_sequence sequence = {

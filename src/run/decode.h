@@ -27,10 +27,6 @@ hymba_status hy_decode_items(hymba_context *context, size_t n, struct hy_item **
 /* Runs the meta tokens into context->meta. */
 hymba_status hy_decode_meta(hymba_context *context, hymba_error *error);
 
-/* Makes room for the spans of one sequence of n_tokens tokens. */
-hymba_status hy_decode_reserve_spans(hymba_context *context, uint64_t n_tokens,
-                                     hymba_error *error);
-
 void hy_decode_free_lists(hymba_context *context);
 
 #endif

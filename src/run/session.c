@@ -93,8 +93,6 @@ hymba_status hy_session_reserve(hymba_session *session, uint64_t n_tokens, hymba
         status = hy_state_reserve(&session->state, n_tokens, error);
     if (status == HYMBA_OK)
         status = hy_context_reserve_keys(session->context, n_tokens, error);
-    if (status == HYMBA_OK)
-        status = hy_decode_reserve_spans(session->context, n_tokens, error);
     return status;
 }
 

@@ -105,9 +105,9 @@ hymba_status hy_state_reserve(struct hy_state *state, uint64_t n_tokens, hymba_e
     return status;
 }
 
-size_t hy_state_max_spans(uint64_t n_tokens)
+size_t hy_state_max_spans(const struct hy_state *state)
 {
-    return (size_t)(n_tokens / HY_BLOCK_TOKENS) + 4; /* meta, two of a ring, the step's */
+    return state->n_blocks + 4; /* meta, two of a ring, the step's */
 }
 
 static struct hy_span make_span(const struct hy_state_layout *layout,

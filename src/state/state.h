@@ -43,8 +43,8 @@ void hy_state_reset(struct hy_state *state);
 /* Makes room for n_tokens tokens behind the meta tokens. */
 hymba_status hy_state_reserve(struct hy_state *state, uint64_t n_tokens, hymba_error *error);
 
-/* Most spans that hy_state_spans can give when the sequence holds n_tokens tokens. */
-size_t hy_state_max_spans(uint64_t n_tokens);
+/* Most spans that hy_state_spans can give, with the step's own, in the memory now reserved. */
+size_t hy_state_max_spans(const struct hy_state *state);
 
 /*
  * The stored keys and values of a cache that a query at or after the current position may see

@@ -2,11 +2,11 @@
 
 #include <string.h>
 
+#include "base/checked.h"
 #include "text/ids.h"
 #include "text/utf8.h"
 
-enum { NONE = -1, SPACE_SIZE = 3, REPLACEMENT_SIZE = 3 };
-static const char space_mark[] = "\xE2\x96\x81";  /* U+2581 */
+enum { NONE = -1, REPLACEMENT_SIZE = 3 };
 static const char replacement[] = "\xEF\xBF\xBD"; /* U+FFFD */
 
 /* A run of characters that is or may be one piece; the symbols form a list in text order. */
@@ -43,7 +43,7 @@ void hy_bpe_end(struct hy_bpe *bpe)
 /* A space and a malformed byte take three bytes, and so does the prefix. */
 static hymba_status reserve_text(struct hy_bpe *bpe, size_t length, hymba_error *error)
 {
-    size_t needed = SPACE_SIZE + length * 3;
+    size_t needed = HY_SPACE_MARK_SIZE + length * 3;
     if (needed <= bpe->text_capacity)
         return HYMBA_OK;
     char *text = hy_alloc(bpe->memory, needed);
@@ -59,56 +59,69 @@ static hymba_status reserve_symbols(struct hy_bpe *bpe, size_t count, hymba_erro
 {
     if (count <= bpe->symbol_capacity)
         return HYMBA_OK;
+    size_t capacity = hy_max_size(count, 2 * bpe->symbol_capacity);
     hy_free(bpe->memory, bpe->symbols);
     hy_free(bpe->memory, bpe->heap);
     bpe->symbol_capacity = 0;
-    bpe->symbols = hy_alloc_array(bpe->memory, count, sizeof *bpe->symbols);
+    bpe->symbols = hy_alloc_array(bpe->memory, capacity, sizeof *bpe->symbols);
     /* One candidate for each pair at the beginning, and each merge takes one and adds two. */
-    bpe->heap = hy_alloc_array(bpe->memory, 2 * count, sizeof *bpe->heap);
+    bpe->heap = hy_alloc_array(bpe->memory, 2 * capacity, sizeof *bpe->heap);
     if (!bpe->symbols || !bpe->heap)
-        return hy_no_memory(error,
-                            count * (sizeof *bpe->symbols + 2 * sizeof *bpe->heap),
-                            "the symbols of the text to encode");
-    bpe->symbol_capacity = count;
+        return hy_no_memory(error, capacity * sizeof *bpe->symbols, "the text to encode");
+    bpe->symbol_capacity = capacity;
     return HYMBA_OK;
 }
 
-/* Writes the prefix and the text with U+2581 for spaces and U+FFFD for each malformed byte;
- * returns how many characters that are. */
-static size_t normalise(struct hy_bpe *bpe, const char *text, size_t length)
+static char *put_space(char *out)
 {
-    char *out = bpe->text;
-    size_t n_characters = 1;
-    memcpy(out, space_mark, SPACE_SIZE);
-    out += SPACE_SIZE;
-    for (size_t i = 0; i < length;) {
-        int32_t character;
-        size_t size = hy_utf8_decode(text + i, length - i, &character);
-        if (character < 0) {
-            for (size_t k = 0; k < size; k++, out += REPLACEMENT_SIZE)
-                memcpy(out, replacement, REPLACEMENT_SIZE);
-            n_characters += size;
-        } else if (character == ' ') {
-            memcpy(out, space_mark, SPACE_SIZE);
-            out += SPACE_SIZE;
-            n_characters++;
-        } else {
-            memcpy(out, text + i, size);
-            out += size;
-            n_characters++;
-        }
-        i += size;
-    }
-    bpe->length = (size_t)(out - bpe->text);
-    return n_characters;
+    memcpy(out, HY_SPACE_MARK, HY_SPACE_MARK_SIZE);
+    return out + HY_SPACE_MARK_SIZE;
 }
 
-/* One symbol for each character. */
-static void split(struct hy_bpe *bpe)
+/* Writes the prefix and the text with U+2581 for spaces and U+FFFD for each malformed byte. */
+static void normalise(struct hy_bpe *bpe, const char *text, size_t length)
+{
+    char *out = put_space(bpe->text);
+    for (size_t i = 0, size; i < length; i += size) {
+        int32_t character;
+        size = hy_utf8_decode(text + i, length - i, &character);
+        if (character == ' ') {
+            out = put_space(out);
+        } else if (character >= 0) {
+            memcpy(out, text + i, size);
+            out += size;
+        } else {
+            for (size_t k = 0; k < size; k++, out += REPLACEMENT_SIZE)
+                memcpy(out, replacement, REPLACEMENT_SIZE);
+        }
+    }
+    bpe->length = (size_t)(out - bpe->text);
+}
+
+/*
+ * The end of the word that begins at begin. If no piece has a space behind another character, no
+ * merge goes across such a place: words can be merged one by one, in little memory.
+ */
+static size_t word_end(const struct hy_bpe *bpe, size_t begin, size_t *n_characters)
+{
+    bool is_behind_other = false;
+    size_t end = begin;
+    for (*n_characters = 0; end < bpe->length; ++*n_characters) {
+        bool is_space = hy_is_space_mark(bpe->text + end, bpe->length - end);
+        if (is_space && is_behind_other && !bpe->vocabulary->joins_words)
+            break;
+        is_behind_other = !is_space;
+        end += hy_utf8_sequence_length((unsigned char)bpe->text[end]);
+    }
+    return end;
+}
+
+/* One symbol for each character of a word. */
+static void split(struct hy_bpe *bpe, size_t begin, size_t end)
 {
     size_t count = 0;
-    for (size_t i = 0; i < bpe->length; count++) {
-        size_t size = hy_utf8_sequence_length((unsigned char)bpe->text[i]);
+    for (size_t i = begin, size; i < end; i += size, count++) {
+        size = hy_utf8_sequence_length((unsigned char)bpe->text[i]);
         bpe->symbols[count] = (struct hy_bpe_symbol){
             .begin = (uint32_t)i,
             .length = (uint32_t)size,
@@ -116,7 +129,6 @@ static void split(struct hy_bpe *bpe)
             .next = (int32_t)count + 1,
             .id = hy_vocabulary_find_normal(bpe->vocabulary, bpe->text + i, size),
         };
-        i += size;
     }
     bpe->symbols[count - 1].next = NONE;
     bpe->n_symbols = count;
@@ -231,6 +243,29 @@ static hymba_status append_bytes(const struct hy_bpe *bpe, const struct hy_bpe_s
     return status;
 }
 
+static void merge_all(struct hy_bpe *bpe)
+{
+    bpe->n_candidates = 0;
+    for (size_t i = 0; i < bpe->n_symbols; i++)
+        consider(bpe, (int32_t)i);
+    while (bpe->n_candidates > 0) {
+        struct hy_bpe_candidate best = pop(bpe);
+        if (is_current(bpe, &best))
+            merge(bpe, &best);
+    }
+}
+
+static hymba_status append_ids(const struct hy_bpe *bpe, struct hy_ids *ids, hymba_error *error)
+{
+    hymba_status status = HYMBA_OK;
+    for (int32_t i = 0; i != NONE && status == HYMBA_OK; i = bpe->symbols[i].next) {
+        const struct hy_bpe_symbol *symbol = &bpe->symbols[i];
+        status = symbol->id != NONE ? hy_ids_append(ids, symbol->id, error)
+                                    : append_bytes(bpe, symbol, ids, error);
+    }
+    return status;
+}
+
 hymba_status hy_bpe_encode(struct hy_bpe *bpe, const char *text, size_t length,
                            struct hy_ids *ids, hymba_error *error)
 {
@@ -240,23 +275,18 @@ hymba_status hy_bpe_encode(struct hy_bpe *bpe, const char *text, size_t length,
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "a text of %zu bytes, more than %d", length,
                        HY_BPE_MAX_TEXT);
     hymba_status status = reserve_text(bpe, length, error);
-    if (status == HYMBA_OK)
-        status = reserve_symbols(bpe, normalise(bpe, text, length), error);
     if (status != HYMBA_OK)
         return status;
-    split(bpe);
-    bpe->n_candidates = 0;
-    for (size_t i = 0; i < bpe->n_symbols; i++)
-        consider(bpe, (int32_t)i);
-    while (bpe->n_candidates > 0) {
-        struct hy_bpe_candidate best = pop(bpe);
-        if (is_current(bpe, &best))
-            merge(bpe, &best);
-    }
-    for (int32_t i = 0; i != NONE && status == HYMBA_OK; i = bpe->symbols[i].next) {
-        const struct hy_bpe_symbol *symbol = &bpe->symbols[i];
-        status = symbol->id != NONE ? hy_ids_append(ids, symbol->id, error)
-                                    : append_bytes(bpe, symbol, ids, error);
+    normalise(bpe, text, length);
+    for (size_t begin = 0, end; begin < bpe->length && status == HYMBA_OK; begin = end) {
+        size_t n_characters;
+        end = word_end(bpe, begin, &n_characters);
+        status = reserve_symbols(bpe, n_characters, error);
+        if (status != HYMBA_OK)
+            break;
+        split(bpe, begin, end);
+        merge_all(bpe);
+        status = append_ids(bpe, ids, error);
     }
     return status;
 }

@@ -18,7 +18,7 @@ struct hy_bpe {
     const struct hy_merge_table *merges; /* NULL: two pieces merge if their text is a piece */
     char *text;                          /* of the stretch, with its spaces replaced */
     size_t length, text_capacity;
-    struct hy_bpe_symbol *symbols;
+    struct hy_bpe_symbol *symbols; /* of one word */
     size_t n_symbols, symbol_capacity;
     struct hy_bpe_candidate *heap;
     size_t n_candidates;

@@ -2,17 +2,13 @@
 
 #include <string.h>
 
-/* U+2581 stands for a space. */
 static size_t put_normal(struct hy_piece piece, char *out)
 {
-    static const char space_mark[] = "\xE2\x96\x81";
-    const size_t mark_size = sizeof space_mark - 1;
     size_t count = 0;
     for (size_t i = 0; i < piece.length;) {
-        bool is_space =
-            piece.length - i >= mark_size && memcmp(piece.text + i, space_mark, mark_size) == 0;
+        bool is_space = hy_is_space_mark(piece.text + i, piece.length - i);
         out[count++] = is_space ? ' ' : piece.text[i];
-        i += is_space ? mark_size : 1;
+        i += is_space ? HY_SPACE_MARK_SIZE : 1;
     }
     return count;
 }

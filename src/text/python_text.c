@@ -116,11 +116,11 @@ bool hy_python_ends_with(struct hy_string string, struct hy_string suffix)
 }
 
 size_t hy_python_find(struct hy_string string, size_t start, struct hy_string needle,
-                      uint64_t *work)
+                      uint64_t most, uint64_t *work)
 {
     if (needle.length > string.length || start > string.length - needle.length)
         return SIZE_MAX;
-    for (size_t place = start; place <= string.length - needle.length; place++) {
+    for (size_t place = start; place <= string.length - needle.length && *work <= most; place++) {
         size_t same = 0;
         while (same < needle.length && string.data[place + same] == needle.data[same])
             same++;

@@ -36,9 +36,9 @@ int hy_python_compare(struct hy_string a, struct hy_string b);
 bool hy_python_starts_with(struct hy_string string, struct hy_string prefix);
 bool hy_python_ends_with(struct hy_string string, struct hy_string suffix);
 
-/* Byte offset of the first needle at or behind start, SIZE_MAX if there is none. Adds to *work
- * how many bytes it had to look at. */
+/* Byte offset of the first needle at or behind start, SIZE_MAX if there is none. Adds to *work how
+ * many bytes it looked at, and gives up once that is more than most. */
 size_t hy_python_find(struct hy_string string, size_t start, struct hy_string needle,
-                      uint64_t *work);
+                      uint64_t most, uint64_t *work);
 
 #endif

@@ -314,8 +314,6 @@ static hymba_status take_operator(struct hy_lexer *lexer, struct hy_token *token
 
 static hymba_status next_inside(struct hy_lexer *lexer, struct hy_token *token)
 {
-    if (take_tag_end(lexer, token))
-        return HYMBA_OK;
     skip_space(lexer);
     token->position = lexer->position;
     if (lexer->position == lexer->template->length) {

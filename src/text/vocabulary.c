@@ -170,6 +170,24 @@ static bool is_utf8(const char *text, size_t length)
     return character >= 0;
 }
 
+bool hy_is_space_mark(const char *text, size_t length)
+{
+    return length >= HY_SPACE_MARK_SIZE && memcmp(text, HY_SPACE_MARK, HY_SPACE_MARK_SIZE) == 0;
+}
+
+static bool joins_words(const char *text, size_t length)
+{
+    bool is_behind_other = false;
+    for (size_t i = 0; i < length;) {
+        bool is_space = hy_is_space_mark(text + i, length - i);
+        if (is_space && is_behind_other)
+            return true;
+        is_behind_other = !is_space;
+        i += is_space ? HY_SPACE_MARK_SIZE : 1;
+    }
+    return false;
+}
+
 static hymba_status check_piece(const struct hy_vocabulary *vocabulary, const char *text,
                                 size_t length, enum hy_piece_kind kind, hymba_error *error)
 {
@@ -221,6 +239,8 @@ hymba_status hy_vocabulary_add(struct hy_vocabulary *vocabulary, const char *tex
     vocabulary->text_length += length;
     vocabulary->count++;
     vocabulary->longest = hy_max_size(vocabulary->longest, length);
+    if (kind == HY_PIECE_NORMAL && joins_words(text, length))
+        vocabulary->joins_words = true;
     return HYMBA_OK;
 }
 

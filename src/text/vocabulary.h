@@ -31,7 +31,15 @@ struct hy_vocabulary {
     size_t table_size;
     size_t longest; /* bytes of the longest piece */
     int32_t bytes[256]; /* ids of the byte tokens; -1: none */
+    bool joins_words;   /* some ordinary piece has a space behind another character */
 };
+
+/* What stands for a space in a piece: U+2581. */
+#define HY_SPACE_MARK "\xE2\x96\x81"
+enum { HY_SPACE_MARK_SIZE = 3 };
+
+/* Whether text, length bytes long, begins with the space mark. */
+bool hy_is_space_mark(const char *text, size_t length);
 
 void hy_vocabulary_init(struct hy_vocabulary *vocabulary, struct hy_memory *memory,
                         const char *file);

@@ -198,16 +198,18 @@ START_TEST(both_forms_agree_on_random_text)
 }
 END_TEST
 
-/* Ordinary text never becomes a special, unknown or byte token by being spelled like one. */
+/* Ordinary text never becomes a special, unknown or byte token by being spelled like one (letters
+ * that the demo lacks are byte tokens of their own: what is decoded shows that they are). */
 START_TEST(ordinary_text_stays_ordinary)
 {
     static const char text[] = "<unk><s></s>[PAD]<0x41><0x0A>";
     for (size_t i = 0; i < n_tokenizers; i++) {
         size_t count, size;
         int32_t *ids = test_encode(tokenizers[i].tokenizer, text, strlen(text), 0, &count);
-        for (size_t k = 0; k < count; k++)
-            ck_assert_int_eq(hy_tokenizer_piece(tokenizers[i].tokenizer, ids[k]).kind,
-                             HY_PIECE_NORMAL);
+        for (size_t k = 0; k < count; k++) {
+            struct hy_piece piece = hy_tokenizer_piece(tokenizers[i].tokenizer, ids[k]);
+            ck_assert(piece.kind == HY_PIECE_NORMAL || piece.kind == HY_PIECE_BYTE);
+        }
         char *decoded = test_decode(tokenizers[i].tokenizer, ids, count, 0, &size);
         ck_assert_str_eq(decoded, text);
         free(decoded);

@@ -41,23 +41,15 @@ HY_INLINE void tile_step(vec sums[MOST_X][TILE_W], const float *x, size_t x_stri
     for (size_t j = 0; j < n_w; j++) {
         const unsigned char *p = w + j * w_bytes + i * element;
         vec weights = n == LANES ? vec_load_as(p, dtype) : vec_load_as_n(p, dtype, n);
-#ifdef PF
-        if (n_x < TILE_X)
-            _mm_prefetch((const char *)p + (PF) * w_bytes, PFH);
-#endif
-#ifdef PFL
-        if (n_x < TILE_X)
-            _mm_prefetch((const char *)p + (PFL), PFH);
-#endif
         HY_UNROLL
         for (size_t t = 0; t < n_x; t++)
             sums[t][j] = vec_fma(rows[t], weights, sums[t][j]);
     }
 }
 
-/* Outputs of rows t .. t + n_x and columns j .. j + n_w. */
-HY_INLINE void tile(const struct hy_matmul_args *args, size_t t, size_t j, size_t step, const size_t n_x,
-                    const size_t n_w, const hymba_dtype dtype)
+/* Outputs of rows t .. t + n_x and n_w columns from j onwards, step apart. */
+HY_INLINE void tile(const struct hy_matmul_args *args, size_t t, size_t j, size_t step,
+                    const size_t n_x, const size_t n_w, const hymba_dtype dtype)
 {
     const size_t element = dtype == HYMBA_DTYPE_F32 ? 4 : 2;
     const float *x = args->x + t * args->x_stride;
@@ -82,32 +74,24 @@ HY_INLINE void tile(const struct hy_matmul_args *args, size_t t, size_t j, size_
             HY_UNROLL
             for (size_t column = 0; column < TILE_W; column++)
                 store_sum(args, t + row, j + column * step, four[column]);
-        } else if (n_w == 2) {
-            float four[TILE_W];
-            _mm_storeu_ps(four, vec_sum_4(sums[row][0], sums[row][1], sums[row][0], sums[row][0]));
-            store_sum(args, t + row, j, four[0]);
-            store_sum(args, t + row, j+step, four[1]);
         } else {
             store_sum(args, t + row, j, vec_sum(sums[row][0]));
         }
     }
 }
 
-/* Columns [begin, end) of rows t .. t + n_x. */
+/*
+ * Columns [begin, end) of rows t .. t + n_x. The columns of a block are a quarter of the range
+ * apart: each of the four weight rows is then one of a long run of neighbours, which the hardware
+ * reads ahead; four neighbouring rows at once it does not follow as well.
+ */
 HY_INLINE void columns(const struct hy_matmul_args *args, size_t t, size_t begin, size_t end,
                        const size_t n_x, const hymba_dtype dtype)
 {
-    size_t j = begin;
-#ifdef ONE
-    if (n_x == 1) { size_t step = (end - begin) / ONE;
-    for (; j < begin+step; j++) tile(args, t, j, step, 1, ONE, dtype); 
-    j = begin+step*ONE;
-    for (; j < end; j++) tile(args, t, j, 1, 1, 1, dtype); 
-    return; }
-#endif
-    for (; j + TILE_W <= end; j += TILE_W)
-        tile(args, t, j, 1, n_x, TILE_W, dtype);
-    for (; j < end; j++)
+    size_t step = (end - begin) / TILE_W, j = begin;
+    for (; j < begin + step; j++)
+        tile(args, t, j, step, n_x, TILE_W, dtype);
+    for (j = begin + step * TILE_W; j < end; j++)
         tile(args, t, j, 1, n_x, 1, dtype);
 }
 
@@ -132,8 +116,9 @@ HY_INLINE void matmul_as(const struct hy_matmul_args *args, size_t begin, size_t
                          const hymba_dtype dtype)
 {
     const size_t element = dtype == HYMBA_DTYPE_F32 ? 4 : 2;
-    size_t fitting = WEIGHT_CACHE / (args->k * element + 1) / TILE_W * TILE_W;
-    size_t block = args->m <= TILE_X ? end-begin : hy_max_size(fitting, TILE_W);
+    size_t block = end - begin;
+    if (args->m > TILE_X) /* weights are read more than once */
+        block = hy_max_size(WEIGHT_CACHE / (args->k * element + 1) / TILE_W * TILE_W, TILE_W);
     for (size_t j = begin; j < end; j += block) {
         size_t j_end = hy_min_size(end, j + block), t = 0;
         for (; t + TILE_X <= args->m; t += TILE_X)

@@ -1,0 +1,279 @@
+/* Attention of every instruction set against double precision, and its promises. */
+#include "kernel_test.h"
+
+enum { CASES = 60, MOST_SPANS = 8, MOST_SEQUENCES = 3 };
+
+/* Keys and values of one sequence's whole past: head g of position s at (g * n_keys + s). */
+struct past {
+    size_t n_keys, n_pinned;
+    const unsigned char *k, *v;
+    struct hy_span spans[MOST_SPANS];
+};
+
+struct attention {
+    struct hy_attention_args args;
+    struct hy_attention_sequence sequences[MOST_SEQUENCES];
+    struct past pasts[MOST_SEQUENCES];
+    size_t n_rows, out_size;
+    float *scratch;
+};
+
+/* Cuts positions [begin, end) into at most n spans of random lengths; returns how many. */
+static size_t cut_spans(const struct attention *attention, const struct past *past, size_t begin,
+                        size_t end, size_t n, struct hy_span *spans)
+{
+    const struct hy_attention_args *args = &attention->args;
+    size_t element_size = hy_dtype_size(args->cache_type), count = 0;
+    while (begin < end) {
+        size_t length = count + 1 == n ? end - begin : 1 + test_random_below(end - begin);
+        spans[count++] = (struct hy_span){
+            .k = past->k + begin * args->qk_size * element_size,
+            .v = past->v + begin * args->v_size * element_size,
+            .k_head_stride = past->n_keys * args->qk_size,
+            .v_head_stride = past->n_keys * args->v_size,
+            .position = begin,
+            .count = length,
+            .pinned = begin < past->n_pinned,
+        };
+        begin += length;
+    }
+    return count;
+}
+
+static void cut_past(struct attention *attention, size_t s)
+{
+    struct past *past = &attention->pasts[s];
+    size_t half = MOST_SPANS / 2;
+    size_t n = cut_spans(attention, past, 0, past->n_pinned, half, past->spans);
+    n += cut_spans(attention, past, past->n_pinned, past->n_keys, half, past->spans + n);
+    attention->sequences[s].spans = past->spans;
+    attention->sequences[s].n_spans = n;
+}
+
+static void random_past(struct attention *attention, size_t s)
+{
+    const struct hy_attention_args *args = &attention->args;
+    struct past *past = &attention->pasts[s];
+    struct hy_attention_sequence *sequence = &attention->sequences[s];
+    size_t n_rows = 1 + test_random_below(6);
+    sequence->position = test_random_below(60);
+    past->n_keys = (size_t)sequence->position + n_rows + test_random_below(3);
+    past->n_pinned = test_random_below(8);
+    if (past->n_pinned > past->n_keys)
+        past->n_pinned = past->n_keys;
+    past->k = random_elements(args->n_kv_heads * past->n_keys * args->qk_size, args->cache_type,
+                              2.0f, 0);
+    past->v = random_elements(args->n_kv_heads * past->n_keys * args->v_size, args->cache_type,
+                              1.0f, 0);
+    sequence->segment = (struct hy_segment){attention->n_rows, n_rows};
+    attention->n_rows += n_rows;
+    cut_past(attention, s);
+}
+
+static void random_attention(struct attention *attention)
+{
+    struct hy_attention_args *args = &attention->args;
+    bool usual = test_random_below(4) == 0; /* the published model's sizes */
+    memset(attention, 0, sizeof *attention);
+    args->n_kv_heads = 1 + test_random_below(3);
+    args->n_heads = args->n_kv_heads * (usual ? 5 : 1 + test_random_below(8));
+    args->qk_size = usual ? 64 : 1 + test_random_below(40);
+    args->v_size = usual ? 128 : 1 + test_random_below(90);
+    args->q_stride = args->n_heads * args->qk_size + test_random_below(3);
+    args->out_stride = args->n_heads * args->v_size + test_random_below(3);
+    args->scale = 1.0f / sqrtf((float)args->qk_size);
+    args->window = test_random_below(4) ? test_random_below(40) : UINT64_MAX;
+    args->cache_type = all_dtypes[test_random_below(3)];
+    args->n_sequences = 1 + test_random_below(MOST_SEQUENCES);
+    args->sequences = attention->sequences;
+    for (size_t s = 0; s < args->n_sequences; s++) {
+        random_past(attention, s);
+        if (attention->pasts[s].n_keys > args->max_keys)
+            args->max_keys = attention->pasts[s].n_keys;
+    }
+    args->q = random_floats(attention->n_rows * args->q_stride, 2.0f);
+    attention->out_size = (attention->n_rows - 1) * args->out_stride
+                          + args->n_heads * args->v_size;
+    args->out = zero_floats(attention->out_size);
+    attention->scratch = guarded(hy_attention_scratch(args) * sizeof(float));
+}
+
+static size_t n_units(const struct attention *attention)
+{
+    return attention->n_rows * attention->args.n_kv_heads;
+}
+
+static bool sees(const struct attention *attention, const struct past *past, uint64_t position,
+                 size_t key)
+{
+    return key <= position
+           && (key < past->n_pinned || position - key <= attention->args.window);
+}
+
+static double exact_score(const struct attention *attention, const struct past *past, size_t row,
+                          size_t head, size_t key)
+{
+    const struct hy_attention_args *args = &attention->args;
+    size_t kv_head = head / (args->n_heads / args->n_kv_heads);
+    const float *q = args->q + row * args->q_stride + head * args->qk_size;
+    double sum = 0.0;
+    for (size_t i = 0; i < args->qk_size; i++)
+        sum += (double)q[i]
+               * element(past->k, args->cache_type,
+                         (kv_head * past->n_keys + key) * args->qk_size + i);
+    return sum * (double)args->scale;
+}
+
+/*
+ * A score sums up to 64 terms below 4, scaled by 1/8: the roundings of such a sum move it by 1e-6 on
+ * the whole, and the result, an average of values below 1, by as much. A key too many or too few
+ * moves it by 1e-2.
+ */
+static void check_head(const struct attention *attention, size_t s, size_t row, size_t head)
+{
+    const struct hy_attention_args *args = &attention->args;
+    const struct past *past = &attention->pasts[s];
+    uint64_t position = attention->sequences[s].position
+                        + (row - attention->sequences[s].segment.row);
+    size_t kv_head = head / (args->n_heads / args->n_kv_heads);
+    double *out = calloc(args->v_size, sizeof *out), total = 0.0;
+    ck_assert_ptr_nonnull(out);
+    for (size_t key = 0; key < past->n_keys; key++) {
+        if (!sees(attention, past, position, key))
+            continue;
+        double weight = exp(exact_score(attention, past, row, head, key));
+        total += weight;
+        for (size_t i = 0; i < args->v_size; i++)
+            out[i] += weight
+                      * element(past->v, args->cache_type,
+                                (kv_head * past->n_keys + key) * args->v_size + i);
+    }
+    for (size_t i = 0; i < args->v_size; i++)
+        check_near((double)args->out[row * args->out_stride + head * args->v_size + i],
+                   out[i] / total, 1e-5, "attention");
+    free(out);
+}
+
+static void check_attention(const struct attention *attention)
+{
+    for (size_t s = 0; s < attention->args.n_sequences; s++) {
+        const struct hy_segment *segment = &attention->sequences[s].segment;
+        for (size_t row = segment->row; row < segment->row + segment->n_rows; row++)
+            for (size_t head = 0; head < attention->args.n_heads; head++)
+                check_head(attention, s, row, head);
+    }
+}
+
+START_TEST(against_double)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    for (int number = 0; number < CASES; number++) {
+        struct attention attention;
+        random_attention(&attention);
+        kernels.attention(&attention.args, 0, n_units(&attention), attention.scratch);
+        check_attention(&attention);
+        release_guarded();
+    }
+}
+END_TEST
+
+/* Other cuts of the keys into spans and other divisions of the work. */
+START_TEST(cuts_give_the_same_bits)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    for (int number = 0; number < CASES; number++) {
+        struct attention attention;
+        random_attention(&attention);
+        kernels.attention(&attention.args, 0, n_units(&attention), attention.scratch);
+        float *whole = attention.args.out;
+        attention.args.out = zero_floats(attention.out_size);
+        for (size_t s = 0; s < attention.args.n_sequences; s++)
+            cut_past(&attention, s);
+        size_t borders[MOST_PARTS + 1];
+        size_t n_parts = random_division(n_units(&attention), borders);
+        for (size_t part = 0; part < n_parts; part++)
+            kernels.attention(&attention.args, borders[part], borders[part + 1],
+                              attention.scratch);
+        check_same_bits(whole, attention.args.out, attention.out_size, "other cuts");
+        release_guarded();
+    }
+}
+END_TEST
+
+/* Each row in a call of its own, with more room for scores than it needs. */
+START_TEST(rows_alone_give_the_same_bits)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    for (int number = 0; number < CASES; number++) {
+        struct attention attention;
+        random_attention(&attention);
+        kernels.attention(&attention.args, 0, n_units(&attention), attention.scratch);
+        for (size_t s = 0; s < attention.args.n_sequences; s++) {
+            struct hy_attention_sequence sequence = attention.sequences[s];
+            for (size_t t = 0; t < sequence.segment.n_rows; t++) {
+                size_t row = sequence.segment.row + t;
+                struct hy_attention_sequence alone = sequence;
+                struct hy_attention_args args = attention.args;
+                alone.segment = (struct hy_segment){0, 1};
+                alone.position += t;
+                args.q += row * args.q_stride;
+                args.out = zero_floats(args.n_heads * args.v_size);
+                args.sequences = &alone;
+                args.n_sequences = 1;
+                args.max_keys += 3;
+                float *scratch = guarded(hy_attention_scratch(&args) * sizeof(float));
+                kernels.attention(&args, 0, args.n_kv_heads, scratch);
+                check_same_bits(args.out, attention.args.out + row * args.out_stride,
+                                args.n_heads * args.v_size, "row alone");
+            }
+        }
+        release_guarded();
+    }
+}
+END_TEST
+
+/* Scores in the thousands: the greatest takes all, nothing overflows. */
+START_TEST(great_scores)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { KEYS = 37 };
+    float k[KEYS], v[KEYS], q = 1.0f, out, scratch[KEYS];
+    for (size_t i = 0; i < KEYS; i++) {
+        k[i] = i == 20 ? 3000.0f : -100.0f * (float)i;
+        v[i] = (float)i;
+    }
+    struct hy_span span = {.k = k, .v = v, .count = KEYS};
+    struct hy_attention_sequence sequence = {{0, 1}, KEYS - 1, &span, 1};
+    struct hy_attention_args args = {
+        .q = &q, .out = &out, .n_heads = 1, .n_kv_heads = 1, .qk_size = 1, .v_size = 1,
+        .scale = 1.0f, .window = UINT64_MAX, .cache_type = HYMBA_DTYPE_F32,
+        .sequences = &sequence, .n_sequences = 1, .max_keys = KEYS,
+    };
+    kernels.attention(&args, 0, 1, scratch);
+    ck_assert_float_eq(out, 20.0f);
+    k[3] = NAN;
+    kernels.attention(&args, 0, 1, scratch);
+    ck_assert(isnan(out));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("attention");
+    TCase *tcase = tcase_create("attention");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, against_double, 0, N_SETS);
+    tcase_add_loop_test(tcase, cuts_give_the_same_bits, 0, N_SETS);
+    tcase_add_loop_test(tcase, rows_alone_give_the_same_bits, 0, N_SETS);
+    tcase_add_loop_test(tcase, great_scores, 0, N_SETS);
+    suite_add_tcase(suite, tcase);
+    return test_main(suite);
+}

@@ -1,0 +1,288 @@
+/* The choice of kernels, and the ops that go row by row, of every instruction set. */
+#include "kernel_test.h"
+
+enum { CASES = 60 };
+
+START_TEST(names)
+{
+    struct hy_kernels kernels, best;
+    hymba_error error = {.struct_size = sizeof error};
+    test_status(hy_kernels_init(&kernels, "generic", &error), HYMBA_OK, error);
+    ck_assert_str_eq(kernels.name, "generic");
+    test_status(hy_kernels_init(&kernels, "sse9", &error), HYMBA_ERROR_ARGUMENT, error);
+    ck_assert_ptr_nonnull(strstr(error.message, "sse9"));
+    test_status(hy_kernels_init(&kernels, NULL, &error), HYMBA_OK, error);
+    test_status(hy_kernels_init(&best, "best", &error), HYMBA_OK, error);
+    ck_assert_str_eq(kernels.name, best.name);
+}
+END_TEST
+
+START_TEST(complete)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    ck_assert(kernels.embed && kernels.rms_norm && kernels.matmul && kernels.rope);
+    ck_assert(kernels.cache_rows && kernels.attention && kernels.conv && kernels.scan);
+    ck_assert(kernels.fuse && kernels.swiglu && kernels.name);
+}
+END_TEST
+
+START_TEST(embed)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    const int32_t ids[] = {4, 0, 6, 6};
+    for (int number = 0; number < CASES; number++) {
+        hymba_dtype dtype = all_dtypes[number % 3];
+        size_t n = 1 + test_random_below(70);
+        unsigned char *table = random_elements(7 * n, dtype, 1.0f, test_random_below(2));
+        struct hy_embed_args args = {ids, table, dtype, n, zero_floats(4 * n)};
+        kernels.embed(&args, 0, 3);
+        kernels.embed(&args, 3, 4);
+        for (size_t t = 0; t < 4; t++)
+            for (size_t i = 0; i < n; i++)
+                ck_assert_double_eq((double)args.y[t * n + i],
+                                    element(table, dtype, (size_t)ids[t] * n + i));
+        release_guarded();
+    }
+}
+END_TEST
+
+static double exact_scale(const float *x, size_t n, float epsilon)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return 1.0 / sqrt(sum / (double)n + (double)epsilon);
+}
+
+/* The sum of squares has terms of one sign: n / 8 + a few roundings; 2e-6 up to n = 100. */
+static void check_norm(const float *x, const float *weight, size_t n, const float *y,
+                       double factor)
+{
+    double scale = factor * exact_scale(x, n, 1e-6f);
+    for (size_t i = 0; i < n; i++) {
+        double expected = (double)x[i] * scale * (double)weight[i];
+        check_near((double)y[i], expected, 2e-6 * fabs(expected), "norm");
+    }
+}
+
+START_TEST(rms_norm)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 3 };
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 1 + test_random_below(100), stride = n + test_random_below(3);
+        size_t size = (ROWS - 1) * stride + n;
+        float *x = random_floats(size, number % 2 ? 1.0f : 1e-3f);
+        struct hy_rms_norm_args args = {
+            .x = x, .x_stride = stride, .weight = random_floats(n, 1.0f), .n = n,
+            .epsilon = 1e-6f, .y = zero_floats(size), .y_stride = stride,
+        };
+        kernels.rms_norm(&args, 0, ROWS);
+        for (size_t t = 0; t < ROWS; t++)
+            check_norm(x + t * stride, args.weight, n, args.y + t * stride, 1.0);
+
+        struct hy_rms_norm_args in_place = args;
+        in_place.y = copy_floats(x, size);
+        in_place.x = in_place.y;
+        for (size_t t = ROWS; t-- > 0;)
+            kernels.rms_norm(&in_place, t, t + 1);
+        for (size_t t = 0; t < ROWS; t++)
+            check_same_bits(in_place.y + t * stride, args.y + t * stride, n, "in place");
+        release_guarded();
+    }
+}
+END_TEST
+
+START_TEST(fuse)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 2 };
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 1 + test_random_below(100);
+        bool concat = number % 2;
+        size_t width = concat ? 2 * n : n;
+        struct hy_fuse_args args = {
+            .attention = random_floats((ROWS - 1) * (n + 1) + n, 1.0f), .attention_stride = n + 1,
+            .ssm = random_floats((ROWS - 1) * (n + 2) + n, 1.0f), .ssm_stride = n + 2,
+            .weight_attention = random_floats(n, 1.0f), .weight_ssm = random_floats(n, 1.0f),
+            .n = n, .epsilon = 1e-6f, .concat = concat,
+            .y = zero_floats(ROWS * width), .y_stride = width,
+        };
+        kernels.fuse(&args, 1, 2);
+        kernels.fuse(&args, 0, 1);
+        for (size_t t = 0; t < ROWS; t++) {
+            const float *first = args.attention + t * (n + 1), *second = args.ssm + t * (n + 2);
+            const float *y = args.y + t * width;
+            if (concat) {
+                check_norm(first, args.weight_attention, n, y, 1.0);
+                check_norm(second, args.weight_ssm, n, y + n, 1.0);
+                continue;
+            }
+            double scale_first = exact_scale(first, n, 1e-6f);
+            double scale_second = exact_scale(second, n, 1e-6f);
+            for (size_t i = 0; i < n; i++) {
+                double a = (double)first[i] * scale_first * (double)args.weight_attention[i];
+                double b = (double)second[i] * scale_second * (double)args.weight_ssm[i];
+                check_near((double)y[i], (a + b) / 2.0, 2e-6 * (fabs(a) + fabs(b)), "fusion");
+            }
+        }
+        release_guarded();
+    }
+}
+END_TEST
+
+/* silu and one product: an exponential of 2e-7 and a few roundings. */
+START_TEST(swiglu)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 1 + test_random_below(100);
+        float *gate = random_floats(2 * n, number % 2 ? 5.0f : 80.0f);
+        struct hy_swiglu_args args = {
+            .gate = gate, .gate_stride = n, .up = random_floats(2 * n, 1.0f), .up_stride = n,
+            .n = n, .y = zero_floats(2 * n), .y_stride = n,
+        };
+        kernels.swiglu(&args, 0, 2);
+        for (size_t i = 0; i < 2 * n; i++) {
+            double expected = exact_silu((double)gate[i]) * (double)args.up[i];
+            check_near((double)args.y[i], expected, 5e-7 * fabs(expected), "swiglu");
+        }
+        struct hy_swiglu_args in_place = args;
+        in_place.y = copy_floats(gate, 2 * n);
+        in_place.gate = in_place.y;
+        kernels.swiglu(&in_place, 1, 2);
+        kernels.swiglu(&in_place, 0, 1);
+        check_same_bits(in_place.y, args.y, 2 * n, "in place");
+        release_guarded();
+    }
+}
+END_TEST
+
+START_TEST(swiglu_special_values)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    float gate[] = {-200.0f, 200.0f, 3e38f, INFINITY, NAN, -3e38f, -INFINITY, 0.0f, -0.0f};
+    enum { N = sizeof gate / sizeof gate[0] };
+    float up[N], y[N];
+    for (size_t i = 0; i < N; i++)
+        up[i] = 1.0f;
+    struct hy_swiglu_args args = {.gate = gate, .up = up, .n = N, .y = y};
+    kernels.swiglu(&args, 0, 1);
+    ck_assert_float_eq(y[0], 0.0f);
+    ck_assert_float_eq(y[1], 200.0f);
+    ck_assert_float_eq(y[2], 3e38f);
+    ck_assert(isinf(y[3]) && isnan(y[4]));
+    ck_assert_float_eq(y[5], 0.0f);
+    ck_assert(isnan(y[6])); /* -inf / inf, in plain arithmetic too */
+    ck_assert_float_eq(y[7], 0.0f);
+    ck_assert_float_eq(y[8], 0.0f);
+}
+END_TEST
+
+START_TEST(rope)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 3, HEADS = 2 };
+    for (int number = 0; number < CASES; number++) {
+        size_t half = 1 + test_random_below(40), stride = HEADS * 2 * half + test_random_below(3);
+        size_t size = (ROWS - 1) * stride + HEADS * 2 * half;
+        float *x = random_floats(size, 1.0f), *y = copy_floats(x, size);
+        float *cosine = zero_floats(ROWS * half), *sine = zero_floats(ROWS * half);
+        for (size_t i = 0; i < ROWS * half; i++) {
+            float angle = random_float(10.0f);
+            cosine[i] = cosf(angle);
+            sine[i] = sinf(angle);
+        }
+        struct hy_rope_args args = {y, stride, HEADS, 2 * half, cosine, sine};
+        kernels.rope(&args, 1, 3);
+        kernels.rope(&args, 0, 1);
+        for (size_t t = 0; t < ROWS; t++) {
+            for (size_t i = 0; i < HEADS * half; i++) {
+                size_t low = t * stride + i / half * 2 * half + i % half, high = low + half;
+                double c = (double)cosine[t * half + i % half];
+                double s = (double)sine[t * half + i % half];
+                double a = (double)x[low], b = (double)x[high];
+                check_near((double)y[low], a * c - b * s, 4e-7, "low half");
+                check_near((double)y[high], b * c + a * s, 4e-7, "high half");
+            }
+        }
+        release_guarded();
+    }
+}
+END_TEST
+
+/* The same elements as the plain conversion, bit for bit; only a NaN may have another payload. */
+static void check_stored(const void *y, hymba_dtype dtype, size_t index, float value)
+{
+    unsigned char expected[4];
+    hy_row_from_f32(&value, dtype, expected, 1);
+    size_t size = hy_dtype_size(dtype);
+    if (isnan(value))
+        ck_assert(isnan(hy_load_element(y, dtype, index)));
+    else
+        ck_assert_mem_eq((const unsigned char *)y + index * size, expected, size);
+}
+
+START_TEST(cache_rows)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 3, HEADS = 2 };
+    const float specials[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 65504.0f, 65519.9f, 65520.0f,
+                              3.4e38f, 1e-45f, 6e-8f, 3e-8f, 2.9e-8f, 6.1e-5f, 1.00390625f};
+    for (int number = 0; number < CASES; number++) {
+        hymba_dtype dtype = all_dtypes[number % 3];
+        size_t n = 1 + test_random_below(70), head_stride = (ROWS + 1) * n;
+        size_t count = head_stride * (HEADS - 1) + ROWS * n;
+        float *x = random_floats(ROWS * HEADS * n, number % 2 ? 1.0f : 1e-5f);
+        for (size_t i = 0; i < 5; i++)
+            x[test_random_below(ROWS * HEADS * n)] = specials[test_random_below(15)];
+        struct hy_cache_rows_args args = {
+            .x = x, .x_stride = HEADS * n, .n_heads = HEADS, .head_size = n, .dtype = dtype,
+            .y = random_elements(count, dtype, 1.0f, 0), .head_stride = head_stride,
+        };
+        double between = ROWS * n < head_stride ? element(args.y, dtype, ROWS * n) : 0.0;
+        kernels.cache_rows(&args, 2, 3);
+        kernels.cache_rows(&args, 0, 2);
+        for (size_t t = 0; t < ROWS; t++)
+            for (size_t i = 0; i < HEADS * n; i++)
+                check_stored(args.y, dtype, i / n * head_stride + t * n + i % n,
+                             x[t * HEADS * n + i]);
+        ck_assert_double_eq(element(args.y, dtype, ROWS * n), between);
+        release_guarded();
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("rows");
+    TCase *tcase = tcase_create("rows");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_test(tcase, names);
+    tcase_add_loop_test(tcase, complete, 0, N_SETS);
+    tcase_add_loop_test(tcase, embed, 0, N_SETS);
+    tcase_add_loop_test(tcase, rms_norm, 0, N_SETS);
+    tcase_add_loop_test(tcase, fuse, 0, N_SETS);
+    tcase_add_loop_test(tcase, swiglu, 0, N_SETS);
+    tcase_add_loop_test(tcase, swiglu_special_values, 0, N_SETS);
+    tcase_add_loop_test(tcase, rope, 0, N_SETS);
+    tcase_add_loop_test(tcase, cache_rows, 0, N_SETS);
+    suite_add_tcase(suite, tcase);
+    return test_main(suite);
+}
