@@ -159,7 +159,7 @@ test-files: $(PROGRAM_FILES) $(if $(BEYOND_UNIT),$(PRODUCTS) $(EXAMPLES))
 # Everything that can be built is run, and what cannot be built counts as failed.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 parallel = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
-RUN_TESTS = MAKE='$(MAKE)' CC='$(CC)' CXX='$(CXX)' NM='$(NM)' HYMBA_BUILD='$(OBJ)' \
+RUN_TESTS = JOBS='$(JOBS)' MAKE='$(MAKE)' CC='$(CC)' CXX='$(CXX)' NM='$(NM)' HYMBA_BUILD='$(OBJ)' \
 	HYMBA_COMMAND='$(OBJ)/hymba' HYMBA_FLAGS='$(CFLAGS) $(SANITIZE_FLAGS)' \
 	HYMBA_SANITIZE='$(SANITIZE)' tests/support/run.sh $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
 
@@ -179,7 +179,7 @@ check-asan:
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=thread CFLAGS='-O1 -g' TESTS='$(filter-out %.sh,$(TESTS))'
+		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
 # valgrind runs some thirty times slower: only what needs no model of any size.
 VALGRIND_TESTS ?= $(filter $(foreach d,base tensor format text model state,tests/$d/%), \

@@ -154,6 +154,10 @@ typedef struct hymba_host {
 /* Clears *host and sets its struct_size. NULL is ignored. */
 HYMBA_API void hymba_host_init(hymba_host *host, size_t size);
 
+/* Takes size bytes of what the library writes; non-zero: it cannot, and the call fails with
+ * HYMBA_ERROR_FILE. */
+typedef int32_t (*hymba_write)(void *user, const void *data, size_t size);
+
 /* ---------------------------------------------------------- element types */
 
 typedef int32_t hymba_dtype;
@@ -197,6 +201,8 @@ typedef struct hymba_model_params {
     uint32_t flags;          /* HYMBA_MODEL_... */
     uint32_t reserved;       /* 0 */
     const hymba_host *host;  /* NULL: defaults */
+    uint64_t memory_limit;   /* bytes the model may allocate, mapped files and tokenizer not
+                                counted; beyond it HYMBA_ERROR_MEMORY. 0: none */
 } hymba_model_params;
 
 HYMBA_API void hymba_model_params_init(hymba_model_params *params, size_t size);
@@ -267,6 +273,12 @@ typedef struct hymba_model_info {
 /* Fills *info up to its struct_size. Errors: ARGUMENT. Threads: any. */
 HYMBA_API hymba_status hymba_model_get_info(const hymba_model *model, hymba_model_info *info,
                                             hymba_error *error);
+
+/*
+ * A number that tells models apart: of the layer plan and, by samples, of the weights; 0 for NULL.
+ * Saved sessions carry it. Threads: any.
+ */
+HYMBA_API uint64_t hymba_model_fingerprint(const hymba_model *model);
 
 enum { HYMBA_ATTENTION_NONE = 0, HYMBA_ATTENTION_FULL = 1, HYMBA_ATTENTION_WINDOW = 2 };
 enum { HYMBA_SSM_NONE = 0, HYMBA_SSM_MAMBA1 = 1 };
@@ -446,8 +458,11 @@ typedef struct hymba_context_params {
     hymba_dtype cache_type;   /* of keys and values; default f32 */
     hymba_dtype state_type;   /* of SSM and convolution state between calls; default f32 */
     int32_t compute;          /* HYMBA_COMPUTE_... */
-    uint32_t reserved;        /* 0 */
+    uint32_t rewind_tokens;   /* sessions can go back by up to so many tokens at any time; each
+                                 keeps so many recurrent states. 0: none; at most 1024 */
     const hymba_host *host;   /* NULL: the model's */
+    uint64_t memory_limit;    /* bytes of context and sessions together; an allocation beyond
+                                 fails with HYMBA_ERROR_MEMORY. 0: none */
 } hymba_context_params;
 
 HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t size);
@@ -508,10 +523,27 @@ HYMBA_API hymba_status hymba_model_get_memory_info(const hymba_model *model,
 
 /* ---------------------------------------------------------------- session */
 
+/* What happens at a session's max_tokens. */
+enum {
+    HYMBA_LIMIT_STOP = 0,  /* appending returns HYMBA_ERROR_LIMIT, a generation ends */
+    HYMBA_LIMIT_ERROR = 1, /* appending and generation both return HYMBA_ERROR_LIMIT */
+    HYMBA_LIMIT_SLIDE = 2  /* full-attention layers see only the last max_tokens tokens (and the
+                              meta tokens), so that the session can go on for ever; window layers
+                              and the SSM state, which still remembers what was dropped, are not
+                              affected */
+};
+
 typedef struct hymba_session_params {
     size_t struct_size;
-    uint64_t max_tokens;      /* most tokens the session may hold; 0: no limit but memory */
-    uint64_t reserve_tokens;  /* memory for so many is allocated at once; 0: grows in blocks */
+    uint64_t max_tokens;        /* most tokens the session may hold; 0: no limit but memory */
+    uint64_t reserve_tokens;    /* memory for so many is allocated at once; 0: grows in blocks */
+    int32_t limit_policy;       /* HYMBA_LIMIT_... */
+    uint32_t reserved;          /* 0 */
+    uint64_t snapshot_interval; /* a snapshot is taken whenever the length passes a multiple of
+                                   this; 0: only by call */
+    uint64_t snapshot_budget;   /* bytes of all snapshots; automatic ones make room, oldest first.
+                                   0: no budget */
+    uint64_t memory_limit;      /* bytes of the session, shared blocks included; 0: none */
 } hymba_session_params;
 
 HYMBA_API void hymba_session_params_init(hymba_session_params *params, size_t size);
@@ -595,6 +627,147 @@ HYMBA_API hymba_status hymba_session_logits(const hymba_session *session, const 
 HYMBA_API hymba_status hymba_session_score(hymba_session *session, const int32_t *tokens,
                                            size_t n_tokens, float *log_probabilities,
                                            hymba_error *error);
+
+/* --------------------------------------- forks, snapshots, going back, saving */
+
+/*
+ * An SSM state cannot be cut: what a sequence's state was earlier is known only where it was kept.
+ * So going back leads to a snapshot, or stays within the context's rewind_tokens, or computes
+ * again from the nearest snapshot before; a call says which, and never does less than asked.
+ */
+
+/* What a call took over and what it had to compute or copy. */
+typedef struct hymba_reuse_info {
+    size_t struct_size;
+    uint64_t reused_tokens;   /* whose state was taken over as it was */
+    uint64_t computed_tokens; /* that went through the model again */
+    uint64_t copied_bytes;
+    uint64_t shared_bytes;    /* of blocks held in common, not copied */
+} hymba_reuse_info;
+
+/*
+ * A second session in the same state, which then goes its own way. Full-attention blocks are
+ * shared until one of the two writes where the other has; rings and SSM states are copied.
+ * Snapshots are shared too. The logits are copied. info may be NULL.
+ * Errors: ARGUMENT, MEMORY, LIMIT, BUSY. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_session_fork(hymba_session *session, hymba_session **fork,
+                                          hymba_reuse_info *info, hymba_error *error);
+
+/*
+ * Keeps the present state, and the last logits if there are any. name, a mark to find it by, may
+ * be NULL; a snapshot of the same length is replaced. With a snapshot_budget, automatic snapshots
+ * are dropped to make room. Errors: ARGUMENT (name longer than 63 bytes), MEMORY, LIMIT (does not
+ * fit the budget), BUSY. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_session_snapshot(hymba_session *session, const char *name,
+                                              hymba_reuse_info *info, hymba_error *error);
+
+typedef struct hymba_snapshot_info {
+    size_t struct_size;
+    uint64_t length;      /* tokens of the session at the time */
+    uint64_t bytes;       /* of its own, shared blocks not counted */
+    int32_t automatic;    /* 1: taken by snapshot_interval */
+    int32_t has_logits;   /* 1: going back to it brings logits back */
+    char name[64];        /* "" without a mark */
+} hymba_snapshot_info;
+
+/* Snapshots the session has, by ascending length; 0 for NULL. */
+HYMBA_API size_t hymba_session_snapshot_count(const hymba_session *session);
+
+/* Fills *info for 0 <= index < count. Errors: ARGUMENT. Threads: the context's. */
+HYMBA_API hymba_status hymba_session_get_snapshot(const hymba_session *session, size_t index,
+                                                  hymba_snapshot_info *info, hymba_error *error);
+
+/* The same for the last snapshot with that name. Errors: ARGUMENT, STATE (there is none). */
+HYMBA_API hymba_status hymba_session_find_snapshot(const hymba_session *session, const char *name,
+                                                   hymba_snapshot_info *info, hymba_error *error);
+
+/* Drops the snapshot of that length. Errors: ARGUMENT, STATE (there is none), BUSY. */
+HYMBA_API hymba_status hymba_session_drop_snapshot(hymba_session *session, uint64_t length,
+                                                   hymba_error *error);
+
+enum {
+    HYMBA_REWIND_KEPT = 0,   /* only to a state that was kept: a snapshot, the last rewind_tokens
+                                tokens, the beginning, or where the session stands */
+    HYMBA_REWIND_COMPUTE = 1 /* to any length: from the nearest kept state before, the tokens up to
+                                there are computed again */
+};
+
+/*
+ * Goes back to the first length tokens; the later ones and their snapshots are forgotten. Logits
+ * are there afterwards if they were computed or kept with the snapshot. info may be NULL.
+ * Errors: ARGUMENT (length beyond the session's; unknown mode), STATE (HYMBA_REWIND_KEPT: no state
+ * was kept there; the message names the nearest), MEMORY, BUSY, CANCELLED. After a failure the
+ * session is where it was. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_session_rewind(hymba_session *session, uint64_t length, int32_t mode,
+                                            hymba_reuse_info *info, hymba_error *error);
+
+enum {
+    HYMBA_CAN_FORK = 1,
+    HYMBA_CAN_SNAPSHOT = 2,
+    HYMBA_CAN_REWIND_STEPS = 4, /* rewind_tokens is not 0 */
+    HYMBA_CAN_SAVE = 8,
+    HYMBA_CAN_SLIDE = 16,       /* some layer attends fully, or nothing needs dropping */
+    HYMBA_CAN_REMOVE_TOKENS = 32 /* from the middle of a sequence: never set, since an SSM state
+                                    cannot forget; rewind and append again instead */
+};
+
+typedef struct hymba_session_info {
+    size_t struct_size;
+    uint64_t length;
+    uint64_t max_tokens;
+    uint64_t first_visible;    /* oldest token that full layers still see (HYMBA_LIMIT_SLIDE) */
+    uint64_t rewind_length;    /* shortest length that rewind_tokens reaches */
+    uint64_t n_snapshots;
+    uint64_t snapshot_bytes;
+    uint64_t memory_bytes;     /* of the session, shared blocks and snapshots included */
+    uint64_t shared_bytes;     /* of blocks held with others */
+    uint32_t capabilities;     /* HYMBA_CAN_... */
+    int32_t limit_policy;
+} hymba_session_info;
+
+/* Fills *info. Errors: ARGUMENT. Threads: the context's. */
+HYMBA_API hymba_status hymba_session_get_info(const hymba_session *session,
+                                              hymba_session_info *info, hymba_error *error);
+
+/*
+ * Writes the session to a file: tokens, caches, states, last logits, snapshots, and the state of
+ * sampler if it is not NULL. The file is written under a temporary name, synced and renamed: at
+ * every moment either the old file or the new one is there, complete. info->copied_bytes is the
+ * file's size. Errors: ARGUMENT, MEMORY, FILE, BUSY, CANCELLED. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_session_save(hymba_session *session, const hymba_sampler *sampler,
+                                          const char *path, hymba_reuse_info *info,
+                                          hymba_error *error);
+
+/* The same to a function of the caller's, called with pieces in order. */
+HYMBA_API hymba_status hymba_session_save_to(hymba_session *session, const hymba_sampler *sampler,
+                                             hymba_write write, void *user,
+                                             hymba_reuse_info *info, hymba_error *error);
+
+/*
+ * Opens a saved session in a context whose model, cache_type, state_type and rewind_tokens are
+ * those it was saved with; it continues where it stood, to the bit on the same instruction set,
+ * and computes no token again. The file is not trusted: whatever it holds, the result is an error
+ * or a session. params may be NULL: then as saved. *sampler (sampler may be NULL) becomes the
+ * saved sampler, or NULL if there is none.
+ * Errors: ARGUMENT, MEMORY, FILE, FORMAT (damaged or made by something else), UNSUPPORTED (another
+ * version or byte order), STATE (another model or other types; the message says which), LIMIT,
+ * BUSY. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_session_load(hymba_context *context, const char *path,
+                                          const hymba_session_params *params,
+                                          hymba_session **session, hymba_sampler **sampler,
+                                          hymba_reuse_info *info, hymba_error *error);
+
+/* The same from memory. */
+HYMBA_API hymba_status hymba_session_load_memory(hymba_context *context, const void *data,
+                                                 size_t size, const hymba_session_params *params,
+                                                 hymba_session **session,
+                                                 hymba_sampler **sampler, hymba_reuse_info *info,
+                                                 hymba_error *error);
 
 /* ---------------------------------------------------------------- sampler */
 

@@ -101,6 +101,11 @@ hymba_status hymba_model_get_info(const hymba_model *model, hymba_model_info *in
     return hy_write_struct(info, &complete, sizeof complete, "info", error);
 }
 
+uint64_t hymba_model_fingerprint(const hymba_model *model)
+{
+    return model ? hy_model_fingerprint(model) : 0;
+}
+
 hymba_status hymba_model_get_layer_info(const hymba_model *model, uint32_t layer,
                                         hymba_layer_info *info, hymba_error *error)
 {

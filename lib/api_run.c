@@ -101,6 +101,8 @@ hymba_status hymba_session_create(hymba_context *context, const hymba_session_pa
     if (status == HYMBA_OK)
         status = hy_read_struct(&params, sizeof params, given, "params", error);
     if (status == HYMBA_OK)
+        status = hy_session_check_params(&params, error);
+    if (status == HYMBA_OK)
         status = hy_context_enter(context, error);
     if (status != HYMBA_OK)
         return status;

@@ -31,7 +31,7 @@ int read_bytes(const char *path, struct bytes *bytes)
         capacity *= 2;
     }
     bytes->data[bytes->size] = '\0';
-    if (ferror(file) && interrupted())
+    if (interrupted())
         status = fail_interrupted();
     else if (ferror(file))
         status = fail("%s: %s", name_of(path), strerror(errno));

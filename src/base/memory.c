@@ -51,16 +51,39 @@ hymba_status hy_memory_init(struct hy_memory *memory, const hymba_host *host, hy
 void hy_memory_inherit(struct hy_memory *memory, const struct hy_memory *parent)
 {
     memory->host = parent->host;
+    memory->parent = NULL;
+    memory->limit = 0;
     atomic_init(&memory->used, 0);
     atomic_init(&memory->peak, 0);
 }
 
-static void count_up(struct hy_memory *memory, size_t size)
+void hy_memory_create_child(struct hy_memory *memory, struct hy_memory *parent, uint64_t limit)
 {
-    uint64_t used = atomic_fetch_add(&memory->used, size) + size;
-    uint64_t peak = atomic_load(&memory->peak);
-    while (used > peak && !atomic_compare_exchange_weak(&memory->peak, &peak, used)) {
+    hy_memory_inherit(memory, parent);
+    memory->parent = parent;
+    memory->limit = limit;
+}
+
+static void count_down(struct hy_memory *memory, const struct hy_memory *end, size_t size)
+{
+    for (; memory != end; memory = memory->parent)
+        atomic_fetch_sub(&memory->used, size);
+}
+
+/* Puts size bytes on the account and those above it; false, and nothing, if one has no room. */
+static bool count_up(struct hy_memory *memory, size_t size)
+{
+    for (struct hy_memory *account = memory; account; account = account->parent) {
+        uint64_t used = atomic_fetch_add(&account->used, size) + size;
+        if (account->limit > 0 && used > account->limit) {
+            count_down(memory, account->parent, size);
+            return false;
+        }
+        uint64_t peak = atomic_load(&account->peak);
+        while (used > peak && !atomic_compare_exchange_weak(&account->peak, &peak, used)) {
+        }
     }
+    return true;
 }
 
 void *hy_alloc(struct hy_memory *memory, size_t size)
@@ -68,11 +91,14 @@ void *hy_alloc(struct hy_memory *memory, size_t size)
     size_t whole;
     if (!hy_add_size(size ? size : 1, HY_ALIGNMENT, &whole))
         return NULL;
-    char *block = memory->host.alloc(memory->host.user, whole, HY_ALIGNMENT);
-    if (!block)
+    if (!count_up(memory, whole))
         return NULL;
+    char *block = memory->host.alloc(memory->host.user, whole, HY_ALIGNMENT);
+    if (!block) {
+        count_down(memory, NULL, whole);
+        return NULL;
+    }
     ((struct block_header *)block)->size = whole;
-    count_up(memory, whole);
     return block + HY_ALIGNMENT;
 }
 
@@ -107,7 +133,7 @@ void hy_free(struct hy_memory *memory, void *pointer)
         return;
     struct block_header *block = (struct block_header *)((char *)pointer - HY_ALIGNMENT);
     size_t size = block->size;
-    atomic_fetch_sub(&memory->used, size);
+    count_down(memory, NULL, size);
     memory->host.free(memory->host.user, block, size, HY_ALIGNMENT);
 }
 

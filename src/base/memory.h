@@ -6,6 +6,7 @@
 #define HY_BASE_MEMORY_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,12 +16,17 @@ enum { HY_ALIGNMENT = 64 };
 
 struct hy_memory {
     hymba_host host;           /* complete: no member is NULL but log, progress and user */
+    struct hy_memory *parent;  /* whose account these bytes stand on too; NULL: none */
+    uint64_t limit;            /* most bytes at once; 0: none */
     _Atomic uint64_t used;     /* bytes now allocated */
     _Atomic uint64_t peak;     /* most bytes ever allocated at once */
 };
 
 /* Hooks with the defaults filled in; host may be NULL. False if host lacks one of alloc, free. */
 hymba_status hy_memory_init(struct hy_memory *memory, const hymba_host *host, hymba_error *error);
+
+/* An account below the parent's, which must live longer; limit 0 means none. */
+void hy_memory_create_child(struct hy_memory *memory, struct hy_memory *parent, uint64_t limit);
 
 /* A new account with the parent's hooks. */
 void hy_memory_inherit(struct hy_memory *memory, const struct hy_memory *parent);

@@ -103,13 +103,15 @@ struct hy_span {
 struct hy_attention_sequence {
     struct hy_segment segment;
     uint64_t position;   /* of the segment's first row */
+    uint64_t window;     /* UINT64_MAX: none */
     const struct hy_span *spans;
     size_t n_spans;
 };
 
 /*
  * out[t] = softmax over visible keys of (q.k * scale) times v (sections 4a and 6). A query at
- * position p sees key position s if s <= p and (pinned or p - s <= window). Query head h reads
+ * position p sees key position s if s <= p and (pinned or p - s <= its sequence's window). Query
+ * head h reads
  * key head h / (n_heads / n_kv_heads). Units: T * n_kv_heads, unit u = row u / n_kv_heads, key
  * head u % n_kv_heads.
  */
@@ -120,7 +122,6 @@ struct hy_attention_args {
     size_t out_stride;
     size_t n_heads, n_kv_heads, qk_size, v_size;
     float scale;
-    uint64_t window;     /* UINT64_MAX: none */
     hymba_dtype cache_type;
     const struct hy_attention_sequence *sequences; /* their segments cover the T rows in order */
     size_t n_sequences;

@@ -20,7 +20,8 @@ static size_t score_keys(const struct query *query)
     size_t n_keys = 0;
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
-        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        struct hy_visible visible =
+            hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
             size_t index = query->kv_head * span->k_head_stride + key * args->qk_size;
             for (size_t head = 0; head < query->n_heads; head++) {
@@ -56,7 +57,8 @@ static void add_values(const struct query *query)
     size_t n_keys = 0;
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
-        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        struct hy_visible visible =
+            hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
             size_t index = query->kv_head * span->v_head_stride + key * args->v_size;
             for (size_t head = 0; head < query->n_heads; head++) {

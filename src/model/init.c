@@ -21,11 +21,18 @@ struct distribution {
     float scale;
 };
 
+/* The files of a model directory, in the order they are written: config.json last, since it is
+ * what makes a directory a model. */
+enum { WEIGHTS, GENERATION_CONFIG, CONFIG, N_FILES };
+static const char *const file_names[N_FILES] = {"model.safetensors", "generation_config.json",
+                                                "config.json"};
+
 struct init {
     struct hy_memory memory;
     struct hy_plan plan;
     uint64_t seed;
     hymba_dtype dtype;
+    char *paths[N_FILES];      /* of the files, made first: cleaning up must not need memory */
     struct hy_tensor *tensors; /* of the header, in file order */
     size_t n_tensors;
     char *names;
@@ -172,7 +179,7 @@ static hymba_status describe_tensor(void *user, enum hy_slot slot, uint32_t laye
     return HYMBA_OK;
 }
 
-static hymba_status write_weights(struct init *init, const char *directory, hymba_error *error)
+static hymba_status write_weights(struct init *init, hymba_error *error)
 {
     char *header = NULL;
     size_t header_size = 0;
@@ -189,11 +196,8 @@ static hymba_status write_weights(struct init *init, const char *directory, hymb
     if (status == HYMBA_OK)
         status = hy_safetensors_header(&init->memory, init->tensors, init->n_tensors, &header,
                                        &header_size, error);
-    char *path = hy_path_join(&init->memory, directory, "model.safetensors");
-    if (status == HYMBA_OK && !path)
-        status = hy_no_memory(error, strlen(directory), "a file name");
     if (status == HYMBA_OK)
-        status = hy_writer_open(&init->memory, path, &init->writer, error);
+        status = hy_writer_open(&init->memory, init->paths[WEIGHTS], &init->writer, error);
     if (status == HYMBA_OK) {
         status = hy_writer_write(&init->writer, header, header_size, error);
         if (status == HYMBA_OK)
@@ -202,26 +206,21 @@ static hymba_status write_weights(struct init *init, const char *directory, hymb
             status = hy_writer_finish(&init->writer, error);
         hy_writer_abandon(&init->writer);
     }
-    hy_free(&init->memory, path);
     hy_free(&init->memory, header);
     return status;
 }
 
-static hymba_status write_text(struct init *init, const char *directory, const char *name,
-                               const char *text, size_t length, hymba_error *error)
+static hymba_status write_text(struct init *init, int file, const char *text, size_t length,
+                               hymba_error *error)
 {
     struct hy_writer writer;
-    char *path = hy_path_join(&init->memory, directory, name);
-    if (!path)
-        return hy_no_memory(error, strlen(directory), "a file name");
-    hymba_status status = hy_writer_open(&init->memory, path, &writer, error);
+    hymba_status status = hy_writer_open(&init->memory, init->paths[file], &writer, error);
     if (status == HYMBA_OK) {
         status = hy_writer_write(&writer, text, length, error);
         if (status == HYMBA_OK)
             status = hy_writer_finish(&writer, error);
         hy_writer_abandon(&writer);
     }
-    hy_free(&init->memory, path);
     return status;
 }
 
@@ -237,8 +236,8 @@ static const char *torch_name(hymba_dtype dtype)
     }
 }
 
-static hymba_status write_config(struct init *init, const char *directory, const char *text,
-                                 size_t length, hymba_error *error)
+static hymba_status write_config(struct init *init, const char *text, size_t length,
+                                 hymba_error *error)
 {
     char *config = NULL;
     size_t config_length = 0;
@@ -246,13 +245,12 @@ static hymba_status write_config(struct init *init, const char *directory, const
                                               "torch_dtype", torch_name(init->dtype), &config,
                                               &config_length, error);
     if (status == HYMBA_OK)
-        status = write_text(init, directory, "config.json", config, config_length, error);
+        status = write_text(init, CONFIG, config, config_length, error);
     hy_free(&init->memory, config);
     return status;
 }
 
-static hymba_status write_generation_config(struct init *init, const char *directory,
-                                            hymba_error *error)
+static hymba_status write_generation_config(struct init *init, hymba_error *error)
 {
     char text[160];
     const struct hy_config *config = &init->plan.config;
@@ -265,39 +263,34 @@ static hymba_status write_generation_config(struct init *init, const char *direc
                            "  \"eos_token_id\": %d,\n", (int)config->eos_token);
     length += snprintf(text + length, sizeof text - (size_t)length,
                        "  \"_from_model_config\": true\n}\n");
-    return write_text(init, directory, "generation_config.json", text, (size_t)length, error);
+    return write_text(init, GENERATION_CONFIG, text, (size_t)length, error);
 }
 
-/* The files of a model directory, in the order they are written: config.json last, since it is
- * what makes a directory a model. */
-static const char *const file_names[] = {"model.safetensors", "generation_config.json",
-                                         "config.json"};
-enum { N_FILES = sizeof file_names / sizeof file_names[0] };
-
-static hymba_status refuse_existing(struct init *init, const char *directory, hymba_error *error)
+static hymba_status make_paths(struct init *init, const char *directory, hymba_error *error)
 {
     for (int i = 0; i < N_FILES; i++) {
-        char *path = hy_path_join(&init->memory, directory, file_names[i]);
-        if (!path)
+        init->paths[i] = hy_path_join(&init->memory, directory, file_names[i]);
+        if (!init->paths[i])
             return hy_no_memory(error, strlen(directory), "a file name");
-        bool exists = hy_file_exists(path);
-        hy_free(&init->memory, path);
-        if (exists)
-            return hy_fail(error, HYMBA_ERROR_FILE,
-                           "%s: already holds %s, which is not overwritten", directory,
-                           file_names[i]);
     }
     return HYMBA_OK;
 }
 
-static void remove_written(struct init *init, const char *directory, bool created)
+static hymba_status refuse_existing(const struct init *init, const char *directory,
+                                    hymba_error *error)
 {
-    for (int i = 0; i < N_FILES; i++) {
-        char *path = hy_path_join(&init->memory, directory, file_names[i]);
-        if (path)
-            unlink(path);
-        hy_free(&init->memory, path);
-    }
+    for (int i = 0; i < N_FILES; i++)
+        if (hy_file_exists(init->paths[i]))
+            return hy_fail(error, HYMBA_ERROR_FILE,
+                           "%s: already holds %s, which is not overwritten", directory,
+                           file_names[i]);
+    return HYMBA_OK;
+}
+
+static void remove_written(const struct init *init, const char *directory, bool created)
+{
+    for (int i = 0; i < N_FILES; i++)
+        unlink(init->paths[i]);
     if (created)
         rmdir(directory);
 }
@@ -305,17 +298,20 @@ static void remove_written(struct init *init, const char *directory, bool create
 static hymba_status write_files(struct init *init, const char *directory, const char *config_json,
                                 size_t length, hymba_error *error)
 {
+    hymba_status status = make_paths(init, directory, error);
+    if (status != HYMBA_OK)
+        return status;
     bool created = mkdir(directory, 0777) == 0;
     if (!created && errno != EEXIST)
         return hy_fail_system(error, HYMBA_ERROR_FILE, errno, "%s: cannot be created", directory);
-    hymba_status status = refuse_existing(init, directory, error);
+    status = refuse_existing(init, directory, error);
     if (status != HYMBA_OK)
         return status;
-    status = write_weights(init, directory, error);
+    status = write_weights(init, error);
     if (status == HYMBA_OK)
-        status = write_generation_config(init, directory, error);
+        status = write_generation_config(init, error);
     if (status == HYMBA_OK)
-        status = write_config(init, directory, config_json, length, error);
+        status = write_config(init, config_json, length, error);
     if (status != HYMBA_OK)
         remove_written(init, directory, created);
     return status;
@@ -341,6 +337,8 @@ hymba_status hy_model_init(const char *directory, const char *config_json, size_
     if (status != HYMBA_OK)
         return status;
     status = write_files(&init, directory, config_json, length, error);
+    for (int i = 0; i < N_FILES; i++)
+        hy_free(&init.memory, init.paths[i]);
     hy_free(&init.memory, init.tensors);
     hy_free(&init.memory, init.names);
     hy_free(&init.memory, init.values);

@@ -25,8 +25,8 @@ static hymba_status read_if_present(const struct hy_source *source, const char *
                                     struct hy_file *file, bool *present, hymba_error *error)
 {
     memset(file, 0, sizeof *file);
-    *present = hy_source_has(source, name);
-    return *present ? hy_source_read(source, name, file, error) : HYMBA_OK;
+    hymba_status status = hy_source_has(source, name, present, error);
+    return *present ? hy_source_read(source, name, file, error) : status;
 }
 
 /* From memory blocks: what hy_tokenizer_open_directory does for directories. */
@@ -63,7 +63,7 @@ static hymba_status open_tokenizer(hymba_model *model, const struct hy_source *s
     uint32_t vocabulary = model->plan.config.vocabulary_size;
     if (size > vocabulary)
         return hy_fail(error, HYMBA_ERROR_FORMAT,
-                       "the tokenizer has %u tokens, but config.json's vocabulary_size is %u",
+                       "the tokenizer has %u tokens, but config.json's vocab_size is %u",
                        size, vocabulary);
     return HYMBA_OK;
 }
@@ -90,6 +90,7 @@ hymba_status hy_model_open(const struct hy_source *given, const hymba_model_para
         return hy_no_memory(error, sizeof *model, "the model");
     atomic_init(&model->references, 1);
     hy_memory_inherit(&model->memory, &memory);
+    model->memory.limit = params->memory_limit;
     struct hy_source source = *given;
     source.memory = &model->memory;
     source.map = !(params->flags & HYMBA_MODEL_NO_MAP);

@@ -25,6 +25,9 @@ void hy_model_release(hymba_model *model);
 
 void hy_model_describe(const hymba_model *model, hymba_model_info *info);
 
+/* Plan in the upper half, sampled weights in the lower (0 without weights). */
+uint64_t hy_model_fingerprint(const hymba_model *model);
+
 /* Writes a directory with random weights; params is complete. */
 hymba_status hy_model_init(const char *directory, const char *config_json, size_t length,
                            const hymba_init_params *params, hymba_error *error);

@@ -14,14 +14,20 @@ static const hymba_memory_file *find_block(const struct hy_source *source, const
     return NULL;
 }
 
-bool hy_source_has(const struct hy_source *source, const char *name)
+hymba_status hy_source_has(const struct hy_source *source, const char *name, bool *has,
+                           hymba_error *error)
 {
-    if (!source->directory)
-        return find_block(source, name) != NULL;
+    *has = false;
+    if (!source->directory) {
+        *has = find_block(source, name) != NULL;
+        return HYMBA_OK;
+    }
     char *path = hy_path_join(source->memory, source->directory, name);
-    bool exists = path && hy_file_exists(path);
+    if (!path)
+        return hy_no_memory(error, strlen(name), "a file name");
+    *has = hy_file_exists(path);
     hy_free(source->memory, path);
-    return exists;
+    return HYMBA_OK;
 }
 
 const char *hy_source_name(const struct hy_source *source, const char *name, char *buffer,

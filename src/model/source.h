@@ -12,7 +12,9 @@ struct hy_source {
     bool map;                        /* weight files are mapped rather than read */
 };
 
-bool hy_source_has(const struct hy_source *source, const char *name);
+/* Whether there is a file of that name. */
+hymba_status hy_source_has(const struct hy_source *source, const char *name, bool *has,
+                           hymba_error *error);
 
 /* A name for messages: the path, or the block's name. Never fails: cut if it must be. */
 const char *hy_source_name(const struct hy_source *source, const char *name, char *buffer,

@@ -294,8 +294,12 @@ hymba_status hy_weights_load(struct hy_memory *memory, const struct hy_source *s
 {
     memset(weights, 0, sizeof *weights);
     struct binder binder = {.memory = memory, .source = source, .plan = plan, .weights = weights};
-    bool sharded = !hy_source_has(source, single_file) && hy_source_has(source, index_file);
-    hymba_status status = sharded ? load_sharded(&binder, error) : load_single(&binder, error);
+    bool single, sharded = false;
+    hymba_status status = hy_source_has(source, single_file, &single, error);
+    if (status == HYMBA_OK && !single)
+        status = hy_source_has(source, index_file, &sharded, error);
+    if (status == HYMBA_OK)
+        status = sharded ? load_sharded(&binder, error) : load_single(&binder, error);
     if (status != HYMBA_OK)
         hy_weights_free(memory, weights);
     return status;

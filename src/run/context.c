@@ -9,7 +9,8 @@
 enum {
     DEFAULT_STEP_TOKENS = 128, /* enough rows to hide the weights' traffic behind arithmetic */
     MAX_STEP_TOKENS = 1 << 16,
-    MAX_THREADS = 1024
+    MAX_THREADS = 1024,
+    MAX_REWIND_TOKENS = 1024
 };
 
 static hymba_dtype resolve_dtype(hymba_dtype dtype)
@@ -36,6 +37,9 @@ static hymba_status check_params(const hymba_context_params *params, hymba_error
     if (params->n_threads > MAX_THREADS)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "n_threads: found %u, at most %d",
                        params->n_threads, MAX_THREADS);
+    if (params->rewind_tokens > MAX_REWIND_TOKENS)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "rewind_tokens: found %u, at most %d",
+                       params->rewind_tokens, MAX_REWIND_TOKENS);
     if (params->compute != HYMBA_COMPUTE_DEFAULT && params->compute != HYMBA_COMPUTE_F32)
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "compute: found %d, expected f32 (%d)",
                        (int)params->compute, HYMBA_COMPUTE_F32);
@@ -57,12 +61,22 @@ static hymba_status create_frequencies(hymba_context *context, hymba_error *erro
     return HYMBA_OK;
 }
 
+static struct hy_layout_params layout_params(const hymba_context_params *params)
+{
+    return (struct hy_layout_params){
+        .cache_type = resolve_dtype(params->cache_type),
+        .state_type = resolve_dtype(params->state_type),
+        .step_rows = resolve_step_tokens(params),
+        .rewind_tokens = params->rewind_tokens,
+    };
+}
+
 static void destroy(hymba_context *context)
 {
     struct hy_memory *memory = &context->memory;
     hy_decode_free_lists(context);
     hy_free(memory, context->inverse_frequency);
-    hy_meta_state_free(memory, &context->meta);
+    hy_meta_state_release(context->meta);
     hy_workspace_free(memory, &context->workspace);
     hy_layout_free(memory, &context->layout);
     hy_backend_free(&context->backend);
@@ -75,15 +89,13 @@ static hymba_status build(hymba_context *context, const hymba_context_params *pa
                           hymba_error *error)
 {
     const struct hy_plan *plan = &context->model->plan;
-    size_t rows = resolve_step_tokens(params);
+    struct hy_layout_params layout = layout_params(params);
     hymba_status status = hy_backend_init(&context->backend, &context->memory, params->device,
                                           params->cpu, params->n_threads, error);
     if (status == HYMBA_OK)
-        status = hy_layout_create(&context->memory, plan, resolve_dtype(params->cache_type),
-                                  resolve_dtype(params->state_type), rows, &context->layout,
-                                  error);
+        status = hy_layout_create(&context->memory, plan, &layout, &context->layout, error);
     if (status == HYMBA_OK)
-        status = hy_workspace_create(&context->memory, plan, &context->layout, rows,
+        status = hy_workspace_create(&context->memory, plan, &context->layout, layout.step_rows,
                                      &context->workspace, error);
     if (status == HYMBA_OK)
         status = hy_meta_state_create(&context->memory, &context->layout, &context->meta, error);
@@ -110,6 +122,7 @@ hymba_status hy_context_create(hymba_model *model, const hymba_context_params *p
         return hy_no_memory(error, sizeof *context, "the context");
     atomic_init(&context->references, 1);
     hy_memory_inherit(&context->memory, &memory);
+    context->memory.limit = params->memory_limit;
     context->model = hy_model_retain(model);
     context->compute = HYMBA_COMPUTE_F32;
     status = build(context, params, error);
@@ -196,6 +209,7 @@ static size_t other_bytes(const hymba_model *model, const struct hy_state_layout
 hymba_status hy_context_memory(const hymba_model *model, const hymba_context_params *params,
                                hymba_memory_info *info, hymba_error *error)
 {
+    struct hy_layout_params wanted = layout_params(params);
     struct hy_state_layout layout;
     struct hy_memory memory;
     size_t bytes = 0;
@@ -203,15 +217,12 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
     if (status != HYMBA_OK)
         return status;
     hy_memory_inherit(&memory, &model->memory);
-    status = hy_layout_create(&memory, &model->plan, resolve_dtype(params->cache_type),
-                              resolve_dtype(params->state_type), resolve_step_tokens(params),
-                              &layout, error);
+    status = hy_layout_create(&memory, &model->plan, &wanted, &layout, error);
     if (status != HYMBA_OK)
         return status;
     status = hy_layout_memory(&layout, info, error);
     if (status == HYMBA_OK)
-        status = hy_workspace_bytes(&model->plan, &layout, resolve_step_tokens(params), &bytes,
-                                    error);
+        status = hy_workspace_bytes(&model->plan, &layout, wanted.step_rows, &bytes, error);
     info->weight_bytes = model->weights.bytes;
     info->workspace_bytes = bytes + other_bytes(model, &layout, params, info->n_tokens);
     hy_layout_free(&memory, &layout);

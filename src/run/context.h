@@ -22,6 +22,8 @@ struct hy_step_lists {
     size_t span_capacity;
     float *recurrent;         /* f32 working copies of the items' recurrent states */
     size_t recurrent_capacity; /* floats */
+    float *kept;              /* f32 copies of states that are kept for going back */
+    size_t kept_capacity;     /* floats */
     unsigned char *undo;
     size_t undo_capacity;     /* bytes */
 };
@@ -37,7 +39,7 @@ struct hymba_context {
     struct hy_workspace workspace;
     struct hy_step_lists lists;
     double *inverse_frequency; /* [qk_size / 2], section 5 */
-    struct hy_meta_state meta;
+    struct hy_meta_state *meta;
     bool meta_ready;
     int compute;
     struct hy_probe probe;

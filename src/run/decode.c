@@ -10,8 +10,13 @@
 struct hy_item_progress {
     size_t done;            /* tokens */
     uint64_t begin;         /* position before the call */
+    uint64_t ring_first;    /* likewise */
+    size_t first_kept;      /* tokens done when the first state is kept */
+    size_t n_kept;
+    float *kept;            /* [n_kept] working copies */
     unsigned char *undo;    /* NULL: nothing to undo but the position */
     float *recurrent;       /* working copy */
+    struct hy_snapshot *snapshots; /* taken on the way, listed when the call succeeds */
 };
 
 /* A call on its way. */
@@ -20,6 +25,7 @@ struct call {
     const struct hy_item *items;
     size_t n;
     size_t total_tokens;
+    bool several_steps; /* rings are overwritten before the last step has succeeded */
 };
 
 /* ------------------------------------------------------------ reservation */
@@ -40,7 +46,8 @@ static hymba_status check_item(const hymba_context *context, const struct hy_ite
                               vocabulary - 1);
     if (!hy_add_u64(session->n_tokens, item->n_tokens, &length))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "the session's length does not fit 64 bits");
-    if (session->max_tokens > 0 && length > session->max_tokens)
+    if (session->max_tokens > 0 && length > session->max_tokens &&
+        session->limit_policy != HYMBA_LIMIT_SLIDE)
         return hy_fail_at(error, HYMBA_ERROR_LIMIT, (int64_t)index,
                           "the session would hold %llu tokens, its max_tokens is %llu",
                           (unsigned long long)length, (unsigned long long)session->max_tokens);
@@ -54,13 +61,26 @@ static size_t logits_rows(const struct hy_item *item)
     return item->logits == HYMBA_LOGITS_ALL ? item->n_tokens : 1;
 }
 
+/* Automatic snapshots that fall due during the item. */
+static size_t count_due(const struct hy_item *item)
+{
+    uint64_t interval = item->session->snapshots.interval, before = item->session->n_tokens;
+    return interval == 0 ? 0 : (size_t)((before + item->n_tokens) / interval - before / interval);
+}
+
 static hymba_status reserve_item(const struct hy_item *item, hymba_error *error)
 {
     hymba_session *session = item->session;
+    struct hy_snapshot_list *snapshots = &session->snapshots;
     hymba_status status =
         hy_session_reserve(session, session->n_tokens + item->n_tokens, error);
+    if (status == HYMBA_OK)
+        status = hy_state_claim(&session->state, item->n_tokens, error);
     if (status == HYMBA_OK && logits_rows(item) > 0)
         status = hy_session_reserve_logits(session, logits_rows(item), error);
+    if (status == HYMBA_OK)
+        status = hy_snapshot_list_reserve(session->memory, snapshots,
+                                          snapshots->count + count_due(item), error);
     return status;
 }
 
@@ -132,6 +152,28 @@ static hymba_status reserve_recurrent(hymba_context *context, size_t n, hymba_er
     return status;
 }
 
+/* States to keep behind the last tokens of an item; the one before its first token is at hand. */
+static size_t count_kept(const hymba_context *context, const struct hy_item *item)
+{
+    return hy_min_size(item->n_tokens - 1, context->layout.rewind_tokens);
+}
+
+static hymba_status reserve_kept(struct call *call, hymba_error *error)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    size_t n = 0, floats;
+    for (size_t i = 0; i < call->n; i++)
+        n += count_kept(call->context, &call->items[i]);
+    if (!hy_mul_size(n, hy_layout_recurrent_floats(&call->context->layout), &floats))
+        return hy_no_memory(error, SIZE_MAX, "the states kept for going back");
+    void *buffer = lists->kept;
+    hymba_status status =
+        reserve_buffer(&call->context->memory, &buffer, &lists->kept_capacity, floats,
+                       sizeof(float), "the states kept for going back", error);
+    lists->kept = buffer;
+    return status;
+}
+
 /* Several steps overwrite rings before the last one has succeeded: keep what they held. */
 static hymba_status reserve_undo(struct call *call, hymba_error *error)
 {
@@ -165,13 +207,17 @@ static hymba_status reserve(struct call *call, hymba_error *error)
         if (status != HYMBA_OK)
             return status;
         spans += hy_state_max_spans(&item->session->state);
+        call->several_steps |= count_due(item) > 0;
     }
+    call->several_steps |= call->total_tokens > context->workspace.rows;
     hymba_status status = reserve_span_count(context, spans, error);
     if (status == HYMBA_OK)
         status = reserve_sequences(context, call->n, error);
     if (status == HYMBA_OK)
         status = reserve_recurrent(context, call->n, error);
-    if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
+    if (status == HYMBA_OK)
+        status = reserve_kept(call, error);
+    if (status == HYMBA_OK && call->several_steps)
         status = reserve_undo(call, error);
     return status;
 }
@@ -194,17 +240,23 @@ static void begin_items(struct call *call)
 {
     struct hy_step_lists *lists = &call->context->lists;
     size_t floats = hy_layout_recurrent_floats(&call->context->layout);
-    bool several_steps = call->total_tokens > call->context->workspace.rows;
     unsigned char *undo = lists->undo;
+    float *kept = lists->kept;
     for (size_t i = 0; i < call->n; i++) {
         struct hy_state *state = &call->items[i].session->state;
         struct hy_item_progress *progress = &lists->progress[i];
         *progress = (struct hy_item_progress){
             .begin = state->position,
+            .ring_first = state->ring_first,
+            .n_kept = count_kept(call->context, &call->items[i]),
+            .kept = kept,
             .recurrent = lists->recurrent + i * floats,
         };
+        progress->first_kept = call->items[i].n_tokens - progress->n_kept;
+        if (progress->n_kept > 0)
+            kept += progress->n_kept * floats;
         hy_state_load_recurrent(state, progress->recurrent);
-        if (several_steps && hy_state_undo_bytes(state) > 0) {
+        if (call->several_steps && hy_state_undo_bytes(state) > 0) {
             progress->undo = undo;
             hy_state_save_undo(state, undo);
             undo += hy_state_undo_bytes(state);
@@ -212,24 +264,50 @@ static void begin_items(struct call *call)
     }
 }
 
-/* The next step: items in order, each with as many of its tokens as there is room for. The step's
- * sequences are the items from *first on. */
-static size_t fill_step(struct call *call, size_t *first)
+/* Which of a sequence's rows in this step are followed by a state to keep. */
+static void keep_rows(const struct call *call, const struct hy_item_progress *progress,
+                      struct hy_step_sequence *sequence)
+{
+    size_t floats = hy_layout_recurrent_floats(&call->context->layout);
+    size_t first = progress->first_kept, end = first + progress->n_kept;
+    size_t done = progress->done, rows = sequence->segment.n_rows;
+    if (progress->n_kept == 0 || done + rows < first || end <= done + 1)
+        return;
+    /* behind row i the sequence has done + i + 1 tokens */
+    sequence->keep_begin = first > done + 1 ? first - done - 1 : 0;
+    sequence->keep_end = hy_min_size(rows, end - done - 1);
+    sequence->kept = progress->kept + (done + sequence->keep_begin + 1 - first) * floats;
+}
+
+/* Tokens an item can give to a step with that much room: it stops where a snapshot is due. */
+static size_t rows_of(const struct hy_item *item, size_t done, size_t room)
+{
+    uint64_t interval = item->session->snapshots.interval;
+    size_t rows = hy_min_size(room, item->n_tokens - done);
+    uint64_t to_snapshot = interval ? interval - (item->session->n_tokens + done) % interval : rows;
+    return to_snapshot < rows ? (size_t)to_snapshot : rows;
+}
+
+/* The next step: items in order, each with as many of its tokens as there is room for. Returns how
+ * many sequences it has. */
+static size_t fill_step(struct call *call)
 {
     struct hy_step_lists *lists = &call->context->lists;
     size_t room = call->context->workspace.rows, row = 0, n = 0;
-    while (lists->progress[*first].done == call->items[*first].n_tokens)
-        (*first)++;
-    for (size_t i = *first; i < call->n && room > 0; i++) {
+    for (size_t i = 0; i < call->n && room > 0; i++) {
         const struct hy_item *item = &call->items[i];
         size_t done = lists->progress[i].done;
-        size_t rows = hy_min_size(room, item->n_tokens - done);
+        size_t rows = rows_of(item, done, room);
+        if (rows == 0)
+            continue;
         lists->sequences[n++] = (struct hy_step_sequence){
+            .item = i,
             .state = &item->session->state,
             .recurrent = lists->progress[i].recurrent,
             .ids = item->tokens + done,
             .segment = {row, rows},
         };
+        keep_rows(call, &lists->progress[i], &lists->sequences[n - 1]);
         row += rows;
         room -= rows;
     }
@@ -291,14 +369,14 @@ static void flush_logits(struct call *call, struct logits_block *block)
     block->n = 0;
 }
 
-static hymba_status compute_logits(struct call *call, size_t first, size_t n, hymba_error *error)
+static hymba_status compute_logits(struct call *call, size_t n, hymba_error *error)
 {
     struct hy_step_lists *lists = &call->context->lists;
     struct logits_block block = {0};
     for (size_t i = 0; i < n; i++) {
-        const struct hy_item *item = &call->items[first + i];
+        const struct hy_item *item = &call->items[lists->sequences[i].item];
         const struct hy_segment *segment = &lists->sequences[i].segment;
-        size_t done = lists->progress[first + i].done;
+        size_t done = lists->progress[lists->sequences[i].item].done;
         for (size_t t = 0; t < segment->n_rows; t++) {
             if (!wants_logits(item, done + t))
                 continue;
@@ -317,36 +395,101 @@ static hymba_status compute_logits(struct call *call, size_t first, size_t n, hy
     return HYMBA_OK;
 }
 
-static void append_step(struct call *call, size_t first, size_t n)
+/* A snapshot of a sequence whose recurrent state is still in its working copy. */
+static hymba_status take_snapshot(struct call *call, size_t i, hymba_error *error)
+{
+    struct hy_item_progress *progress = &call->context->lists.progress[i];
+    const hymba_session *session = call->items[i].session;
+    struct hy_snapshot *snapshot;
+    hymba_status status =
+        hy_snapshot_create(&call->context->memory, &session->state, NULL, 0, &snapshot, error);
+    if (status != HYMBA_OK)
+        return status;
+    hy_state_store_recurrent(&snapshot->state, progress->recurrent);
+    snapshot->automatic = true;
+    snapshot->next = progress->snapshots;
+    progress->snapshots = snapshot;
+    return HYMBA_OK;
+}
+
+static hymba_status append_step(struct call *call, size_t n, hymba_error *error)
 {
     struct hy_step_lists *lists = &call->context->lists;
+    hymba_status status = HYMBA_OK;
     for (size_t i = 0; i < n; i++) {
-        const struct hy_segment *segment = &lists->sequences[i].segment;
-        hy_state_append(&call->items[first + i].session->state,
-                        call->context->workspace.step_kv, segment->row, segment->n_rows);
-        lists->progress[first + i].done += segment->n_rows;
+        const struct hy_step_sequence *sequence = &lists->sequences[i];
+        const struct hy_segment *segment = &sequence->segment;
+        hymba_session *session = call->items[sequence->item].session;
+        struct hy_item_progress *progress = &lists->progress[sequence->item];
+        hy_state_append(&session->state, call->context->workspace.step_kv, segment->row,
+                        segment->n_rows);
+        progress->done += segment->n_rows;
+        uint64_t interval = session->snapshots.interval;
+        if (status == HYMBA_OK && interval && (session->n_tokens + progress->done) % interval == 0)
+            status = take_snapshot(call, sequence->item, error);
     }
+    return status;
 }
 
 static hymba_status run_steps(struct call *call, hymba_error *error)
 {
     hymba_context *context = call->context;
-    size_t first = 0, done = 0;
+    size_t done = 0;
     while (done < call->total_tokens) {
-        size_t n = fill_step(call, &first);
+        size_t n = fill_step(call);
         const struct hy_segment *last = &context->lists.sequences[n - 1].segment;
         hymba_status status = hy_forward(context, context->lists.sequences, n, error);
         if (status == HYMBA_OK)
-            status = compute_logits(call, first, n, error);
+            status = compute_logits(call, n, error);
         done += last->row + last->n_rows;
         if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
             status = hy_progress(&context->memory, HYMBA_PHASE_PREFILL, done, call->total_tokens,
                                  error);
+        if (status == HYMBA_OK)
+            status = append_step(call, n, error);
         if (status != HYMBA_OK)
             return status;
-        append_step(call, first, n);
     }
     return HYMBA_OK;
+}
+
+/* The recurrent state, and those on the way to it that are kept for going back. */
+static void commit_recurrent(struct call *call, size_t i)
+{
+    const struct hy_item_progress *progress = &call->context->lists.progress[i];
+    struct hy_state *state = &call->items[i].session->state;
+    size_t floats = hy_layout_recurrent_floats(&call->context->layout);
+    if (call->items[i].n_tokens <= call->context->layout.rewind_tokens)
+        hy_state_keep_present(state, progress->begin);
+    for (size_t k = 0; k < progress->n_kept; k++)
+        hy_state_keep(state, progress->begin + progress->first_kept + k,
+                      progress->kept + k * floats);
+    hy_state_store_recurrent(state, progress->recurrent);
+    hy_state_drop_unseen(state);
+}
+
+/* Lists the snapshots taken on the way, oldest first, as far as the budget goes. */
+static void list_snapshots(hymba_session *session, struct hy_snapshot *newest)
+{
+    struct hy_snapshot *oldest = NULL;
+    while (newest) { /* the chain stands newest first */
+        struct hy_snapshot *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    while (oldest) {
+        struct hy_snapshot *next = oldest->next;
+        oldest->next = NULL;
+        if (hy_snapshot_list_make_room(&session->snapshots, oldest->bytes)) {
+            hy_snapshot_list_add(&session->snapshots, oldest);
+        } else {
+            hy_log(session->memory, HYMBA_LOG_WARNING,
+                   "an automatic snapshot does not fit the snapshot_budget and is dropped");
+            hy_snapshot_release(oldest);
+        }
+        oldest = next;
+    }
 }
 
 static void commit(struct call *call)
@@ -354,7 +497,8 @@ static void commit(struct call *call)
     for (size_t i = 0; i < call->n; i++) {
         const struct hy_item *item = &call->items[i];
         hymba_session *session = item->session;
-        hy_state_store_recurrent(&session->state, call->context->lists.progress[i].recurrent);
+        commit_recurrent(call, i);
+        list_snapshots(session, call->context->lists.progress[i].snapshots);
         memcpy(session->tokens + session->n_tokens, item->tokens,
                item->n_tokens * sizeof *item->tokens);
         session->n_tokens += item->n_tokens;
@@ -369,8 +513,14 @@ static void roll_back(struct call *call)
         const struct hy_item_progress *progress = &call->context->lists.progress[i];
         hymba_session *session = call->items[i].session;
         if (progress->undo)
-            hy_state_restore_undo(&session->state, progress->undo, progress->begin);
+            hy_state_restore_undo(&session->state, progress->undo, progress->begin,
+                                  progress->ring_first);
+        for (struct hy_snapshot *next, *taken = progress->snapshots; taken; taken = next) {
+            next = taken->next;
+            hy_snapshot_release(taken);
+        }
         session->state.position = progress->begin;
+        session->state.ring_first = progress->ring_first;
         session->logits_rows = 0; /* their memory may hold the failed call's */
         session->logits_of_last = false;
     }
@@ -401,7 +551,7 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
 {
     struct hy_state state;
     size_t n_meta = (size_t)context->layout.n_meta;
-    hy_state_begin_meta(&state, &context->meta);
+    hy_state_begin_meta(&state, context->meta);
     hymba_status status = hy_context_reserve_keys(context, 0, error);
     if (status == HYMBA_OK)
         status = reserve_span_count(context, hy_state_max_spans(&state), error);
@@ -440,6 +590,7 @@ void hy_decode_free_lists(hymba_context *context)
     hy_free(&context->memory, lists->items);
     hy_free(&context->memory, lists->spans);
     hy_free(&context->memory, lists->recurrent);
+    hy_free(&context->memory, lists->kept);
     hy_free(&context->memory, lists->undo);
     memset(lists, 0, sizeof *lists);
 }

@@ -1,6 +1,7 @@
 #include "run/forward.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/checked.h"
 
@@ -157,7 +158,8 @@ static size_t list_spans(const struct pass *pass, const struct hy_layer_plan *la
     for (size_t i = 0; i < pass->n_sequences; i++) {
         const struct hy_step_sequence *sequence = &pass->sequences[i];
         const struct hy_state *state = sequence->state;
-        size_t n = hy_state_spans(state, layer->kv, layer->window, spans), keys = 0;
+        uint64_t window = layer->window < state->full_window ? layer->window : state->full_window;
+        size_t n = hy_state_spans(state, layer->kv, window, spans), keys = 0;
         spans[n++] = hy_step_span(&pass->context->layout, pass->work->step_kv, layer->kv,
                                   sequence->segment.row, sequence->segment.n_rows,
                                   state->position, state->is_meta);
@@ -167,6 +169,7 @@ static size_t list_spans(const struct pass *pass, const struct hy_layer_plan *la
         lists->attention[i] = (struct hy_attention_sequence){
             .segment = sequence->segment,
             .position = state->position,
+            .window = window,
             .spans = spans,
             .n_spans = n,
         };
@@ -194,7 +197,6 @@ static void attend(const struct pass *pass, uint32_t index)
         .qk_size = config->qk_head_size,
         .v_size = config->v_head_size,
         .scale = (float)(1.0 / sqrt((double)config->qk_head_size)),
-        .window = layer->window,
         .cache_type = pass->context->layout.cache_type,
         .sequences = pass->context->lists.attention,
         .n_sequences = pass->n_sequences,
@@ -203,41 +205,83 @@ static void attend(const struct pass *pass, uint32_t index)
     hy_backend_attention(pass->backend, &args, pass->rows);
 }
 
-static void list_states(const struct pass *pass, const struct hy_layer_plan *layer)
+/*
+ * Convolution and scan run in waves, so that states can be kept row by row: the first wave takes
+ * each sequence up to the first row to be kept, every later one a single row more of those that
+ * have any left. Without rows to keep there is one wave.
+ */
+static struct hy_segment wave_segment(const struct hy_step_sequence *sequence, size_t wave)
+{
+    size_t n_rows = sequence->segment.n_rows;
+    size_t first = sequence->keep_begin < sequence->keep_end ? sequence->keep_begin + 1 : n_rows;
+    size_t begin = wave == 0 ? 0 : first + wave - 1;
+    size_t end = wave == 0 ? first : begin + 1;
+    if (begin >= n_rows)
+        return (struct hy_segment){0, 0};
+    return (struct hy_segment){sequence->segment.row + begin, end - begin};
+}
+
+/* Lists the sequences that have rows in the wave; returns how many. */
+static size_t list_states(const struct pass *pass, const struct hy_layer_plan *layer, size_t wave)
 {
     const struct hy_state_layout *layout = &pass->context->layout;
-    size_t conv_floats = layout->n_ssm_layers * layout->conv_elements;
+    size_t conv_floats = layout->n_ssm_layers * layout->conv_elements, n = 0;
     for (size_t i = 0; i < pass->n_sequences; i++) {
+        struct hy_segment segment = wave_segment(&pass->sequences[i], wave);
         float *recurrent = pass->sequences[i].recurrent;
-        pass->context->lists.states[i] = (struct hy_state_sequence){
-            .segment = pass->sequences[i].segment,
+        if (segment.n_rows == 0)
+            continue;
+        pass->context->lists.states[n++] = (struct hy_state_sequence){
+            .segment = segment,
             .conv_state = recurrent + layer->ssm_index * layout->conv_elements,
             .ssm_state = recurrent + conv_floats + layer->ssm_index * layout->ssm_elements,
         };
+    }
+    return n;
+}
+
+/* Keeps a layer's part of the states behind the wave's rows: floats values from offset on. */
+static void keep_states(const struct pass *pass, size_t wave, size_t offset, size_t floats)
+{
+    size_t whole = hy_layout_recurrent_floats(&pass->context->layout);
+    for (size_t i = 0; i < pass->n_sequences; i++) {
+        const struct hy_step_sequence *sequence = &pass->sequences[i];
+        if (sequence->keep_begin + wave < sequence->keep_end)
+            memcpy(sequence->kept + wave * whole + offset, sequence->recurrent + offset,
+                   floats * sizeof(float));
+    }
+}
+
+static void convolve(const struct pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_state_layout *layout = &pass->context->layout;
+    struct hy_conv_args args = {
+        .x = pass->work->proj + layer->x_row,
+        .x_stride = layer->in_rows,
+        .weight = weights->conv_weight,
+        .bias = weights->conv_bias,
+        .n = pass->config->inner_size,
+        .width = pass->config->conv_width,
+        .y = pass->work->conv,
+        .y_stride = pass->config->inner_size,
+        .sequences = pass->context->lists.states,
+    };
+    for (size_t wave = 0; (args.n_sequences = list_states(pass, layer, wave)) > 0; wave++) {
+        hy_backend_conv(pass->backend, &args);
+        keep_states(pass, wave, layer->ssm_index * layout->conv_elements, layout->conv_elements);
     }
 }
 
 /* Section 4b, up to the scan's inputs: convolution, then dt, B and C with their norms. */
 static void prepare_scan(const struct pass *pass, uint32_t index)
 {
-    const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
     size_t rank = config->dt_rank, n = config->state_size, stride = rank + 2 * n;
-    struct hy_conv_args conv = {
-        .x = work->proj + layer->x_row,
-        .x_stride = layer->in_rows,
-        .weight = weights->conv_weight,
-        .bias = weights->conv_bias,
-        .n = config->inner_size,
-        .width = config->conv_width,
-        .y = work->conv,
-        .y_stride = config->inner_size,
-        .sequences = pass->context->lists.states,
-        .n_sequences = pass->n_sequences,
-    };
-    hy_backend_conv(pass->backend, &conv);
+    convolve(pass, index);
     multiply(pass, work->conv, config->inner_size, &weights->x_proj, NULL, false, work->dt_b_c);
     float *b = work->dt_b_c + rank, *c = b + n;
     norm(pass, work->dt_b_c, stride, weights->dt_norm, rank, work->dt_b_c, stride);
@@ -250,9 +294,11 @@ static void scan(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_state_layout *layout = &pass->context->layout;
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
-    list_states(pass, layer);
+    size_t offset = layout->n_ssm_layers * layout->conv_elements +
+                    layer->ssm_index * layout->ssm_elements;
     prepare_scan(pass, index);
     struct hy_scan_args args = {
         .dt = work->dt,
@@ -271,9 +317,11 @@ static void scan(const struct pass *pass, uint32_t index)
         .y = work->ssm,
         .y_stride = config->inner_size,
         .sequences = pass->context->lists.states,
-        .n_sequences = pass->n_sequences,
     };
-    hy_backend_scan(pass->backend, &args);
+    for (size_t wave = 0; (args.n_sequences = list_states(pass, layer, wave)) > 0; wave++) {
+        hy_backend_scan(pass->backend, &args);
+        keep_states(pass, wave, offset, layout->ssm_elements);
+    }
 }
 
 /* The norms apart, for an observer only: the fused buffer is free until fuse() fills it. */

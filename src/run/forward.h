@@ -6,10 +6,15 @@
 
 /* One sequence's part of a step. */
 struct hy_step_sequence {
+    size_t item;         /* the caller's number for it */
     struct hy_state *state;
     float *recurrent;    /* working copy of its recurrent states */
     const int32_t *ids;  /* tokens; for the meta sequence NULL */
     struct hy_segment segment;
+    /* Rows of the segment behind which the recurrent state is kept, for going back later: from
+     * keep_begin to before keep_end, each into its own working copy in kept. */
+    size_t keep_begin, keep_end;
+    float *kept;
 };
 
 /*

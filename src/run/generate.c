@@ -102,11 +102,11 @@ hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler
         return hy_fail(error, HYMBA_ERROR_STATE,
                        "the session has no logits of its last token: append with "
                        "HYMBA_LOGITS_LAST first");
-    struct hy_memory memory = {.host = session->memory.host};
+    struct hy_memory memory = {.host = session->memory->host};
     hymba_generation *generation = hy_alloc_zero(&memory, 1, sizeof *generation);
     if (!generation)
         return hy_no_memory(error, sizeof *generation, "the generation");
-    hy_memory_inherit(&generation->memory, &session->memory);
+    hy_memory_inherit(&generation->memory, session->memory);
     generation->session = hy_session_retain(session);
     generation->sampler = hy_sampler_retain(sampler);
     generation->max_tokens = params->max_tokens;
@@ -282,7 +282,8 @@ static hymba_status add_token_text(hymba_generation *generation, int32_t token, 
 static bool at_session_limit(const hymba_generation *generation)
 {
     const hymba_session *session = generation->session;
-    return session->max_tokens > 0 && session->n_tokens >= session->max_tokens;
+    return session->limit_policy == HYMBA_LIMIT_STOP && session->max_tokens > 0 &&
+           session->n_tokens >= session->max_tokens;
 }
 
 /* A call that failed after sampling is repeated with the token it had. */

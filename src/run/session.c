@@ -7,32 +7,60 @@
 
 static void destroy(hymba_session *session)
 {
+    hy_snapshot_list_free(session->memory, &session->snapshots);
     hy_state_free(&session->state);
-    hy_free(&session->memory, session->tokens);
-    hy_free(&session->memory, session->logits);
+    hy_free(session->memory, session->tokens);
+    hy_free(session->memory, session->logits);
     hymba_context *context = session->context;
-    struct hy_memory own = {.host = session->memory.host};
+    struct hy_memory own = {.host = session->memory->host};
     hy_free(&own, session);
     hy_context_release(context);
+}
+
+hymba_status hy_session_check_params(const hymba_session_params *params, hymba_error *error)
+{
+    if (params->limit_policy < HYMBA_LIMIT_STOP || params->limit_policy > HYMBA_LIMIT_SLIDE)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "limit_policy: found %d, expected 0 to %d",
+                       (int)params->limit_policy, HYMBA_LIMIT_SLIDE);
+    return HYMBA_OK;
+}
+
+hymba_status hy_session_create_bare(hymba_context *context, const hymba_session_params *params,
+                                    hymba_session **out, hymba_error *error)
+{
+    struct hy_memory memory = {.host = context->memory.host};
+    *out = NULL;
+    hymba_session *session = hy_alloc_zero(&memory, 1, sizeof *session);
+    if (!session)
+        return hy_no_memory(error, sizeof *session, "the session");
+    atomic_init(&session->references, 1);
+    hy_memory_create_child(&session->account, &context->memory, params->memory_limit);
+    session->memory = &session->account;
+    session->context = hy_context_retain(context);
+    session->max_tokens = params->max_tokens;
+    session->limit_policy = params->limit_policy;
+    session->memory_limit = params->memory_limit;
+    session->snapshots.interval = params->snapshot_interval;
+    session->snapshots.budget = params->snapshot_budget;
+    *out = session;
+    return HYMBA_OK;
 }
 
 hymba_status hy_session_create(hymba_context *context, const hymba_session_params *params,
                                hymba_session **out, hymba_error *error)
 {
+    hymba_session *session;
     *out = NULL;
     hymba_status status = hy_context_prepare_meta(context, error);
+    if (status == HYMBA_OK)
+        status = hy_session_create_bare(context, params, &session, error);
     if (status != HYMBA_OK)
         return status;
-    struct hy_memory memory = {.host = context->memory.host};
-    hymba_session *session = hy_alloc_zero(&memory, 1, sizeof *session);
-    if (!session)
-        return hy_no_memory(error, sizeof *session, "the session");
-    atomic_init(&session->references, 1);
-    hy_memory_inherit(&session->memory, &context->memory);
-    session->context = hy_context_retain(context);
-    session->max_tokens = params->max_tokens;
-    status = hy_state_create(&session->memory, &context->meta, &session->state, error);
-    if (status == HYMBA_OK && params->reserve_tokens > 0)
+    status = hy_state_create(session->memory, &context->memory, context->meta, &session->state,
+                             error);
+    if (params->limit_policy == HYMBA_LIMIT_SLIDE && params->max_tokens > 0)
+        session->state.full_window = params->max_tokens - 1; /* and the token itself */
+    if (status == HYMBA_OK)
         status = hy_session_reserve(session, params->reserve_tokens, error);
     if (status != HYMBA_OK) {
         destroy(session);
@@ -57,12 +85,13 @@ void hy_session_release(hymba_session *session)
 void hy_session_reset(hymba_session *session)
 {
     hy_state_reset(&session->state);
+    hy_snapshot_list_cut(&session->snapshots, 0);
     session->n_tokens = 0;
     session->logits_rows = 0;
     session->logits_of_last = false;
 }
 
-static hymba_status reserve_token_list(hymba_session *session, uint64_t n_tokens,
+hymba_status hy_session_reserve_tokens(hymba_session *session, uint64_t n_tokens,
                                        hymba_error *error)
 {
     size_t bytes;
@@ -71,7 +100,7 @@ static hymba_status reserve_token_list(hymba_session *session, uint64_t n_tokens
     if (n_tokens > SIZE_MAX || !hy_mul_size((size_t)n_tokens, sizeof *session->tokens, &bytes))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "%llu tokens do not fit the address space",
                        (unsigned long long)n_tokens);
-    int32_t *tokens = hy_realloc(&session->memory, session->tokens, bytes);
+    int32_t *tokens = hy_realloc(session->memory, session->tokens, bytes);
     if (!tokens)
         return hy_no_memory(error, bytes, "a session's token list");
     session->tokens = tokens;
@@ -79,21 +108,85 @@ static hymba_status reserve_token_list(hymba_session *session, uint64_t n_tokens
     return HYMBA_OK;
 }
 
+hymba_status hy_session_check_memory(const hymba_session *session, uint64_t more,
+                                     hymba_error *error)
+{
+    uint64_t shared, bytes = hy_state_block_bytes(&session->state, &shared);
+    if (session->memory_limit == 0)
+        return HYMBA_OK;
+    if (!hy_add_u64(bytes, atomic_load(&session->memory->used), &bytes) ||
+        !hy_add_u64(bytes, more, &bytes) || bytes > session->memory_limit)
+        return hy_fail(error, HYMBA_ERROR_LIMIT,
+                       "the session would take %llu bytes, its memory_limit is %llu",
+                       (unsigned long long)bytes, (unsigned long long)session->memory_limit);
+    return HYMBA_OK;
+}
+
+static bool slides(const hymba_session *session)
+{
+    return session->limit_policy == HYMBA_LIMIT_SLIDE && session->max_tokens > 0;
+}
+
+/* Bytes of the blocks that n_tokens tokens need beyond those there are. */
+static uint64_t missing_block_bytes(const hymba_session *session, uint64_t n_tokens)
+{
+    const struct hy_state *state = &session->state;
+    uint64_t blocks = n_tokens / HY_BLOCK_TOKENS + (n_tokens % HY_BLOCK_TOKENS != 0);
+    uint64_t present = state->first_block + state->n_blocks, bytes;
+    if (blocks <= present)
+        return 0;
+    return hy_mul_u64(blocks - present, state->layout->block_bytes, &bytes) ? bytes : UINT64_MAX;
+}
+
+/* Keys that attention of a session of n_tokens tokens may see at once. */
+static uint64_t visible_tokens(const hymba_session *session, uint64_t n_tokens)
+{
+    uint64_t most = session->max_tokens, more = HY_BLOCK_TOKENS + session->context->workspace.rows;
+    if (!slides(session) || !hy_add_u64(most, more, &most))
+        return n_tokens;
+    return most < n_tokens ? most : n_tokens;
+}
+
 hymba_status hy_session_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error)
 {
-    if (session->max_tokens > 0 && n_tokens > session->max_tokens)
+    if (session->max_tokens > 0 && n_tokens > session->max_tokens && !slides(session))
         return hy_fail(error, HYMBA_ERROR_LIMIT,
                        "%llu tokens are more than the session's max_tokens, %llu",
                        (unsigned long long)n_tokens, (unsigned long long)session->max_tokens);
     uint64_t list = n_tokens;
     if (list > session->token_capacity && list < 2 * (uint64_t)session->token_capacity)
         list = 2 * (uint64_t)session->token_capacity; /* growth by one token stays cheap */
-    hymba_status status = reserve_token_list(session, list, error);
+    hymba_status status =
+        hy_session_check_memory(session, missing_block_bytes(session, n_tokens), error);
+    if (status == HYMBA_OK)
+        status = hy_session_reserve_tokens(session, list, error);
     if (status == HYMBA_OK)
         status = hy_state_reserve(&session->state, n_tokens, error);
     if (status == HYMBA_OK)
-        status = hy_context_reserve_keys(session->context, n_tokens, error);
+        status = hy_context_reserve_keys(session->context, visible_tokens(session, n_tokens),
+                                         error);
     return status;
+}
+
+void hy_session_swap(hymba_session *session, hymba_session *other)
+{
+    hymba_session kept = *session;
+    session->state = other->state;
+    session->tokens = other->tokens;
+    session->n_tokens = other->n_tokens;
+    session->token_capacity = other->token_capacity;
+    session->logits = other->logits;
+    session->logits_capacity = other->logits_capacity;
+    session->logits_rows = other->logits_rows;
+    session->logits_of_last = other->logits_of_last;
+    other->state = kept.state;
+    other->tokens = kept.tokens;
+    other->n_tokens = kept.n_tokens;
+    other->token_capacity = kept.token_capacity;
+    other->logits = kept.logits;
+    other->logits_capacity = kept.logits_capacity;
+    other->logits_rows = kept.logits_rows;
+    other->logits_of_last = kept.logits_of_last;
 }
 
 hymba_status hy_session_reserve_logits(hymba_session *session, size_t rows, hymba_error *error)
@@ -105,12 +198,12 @@ hymba_status hy_session_reserve_logits(hymba_session *session, size_t rows, hymb
                        rows);
     if (floats <= session->logits_capacity)
         return HYMBA_OK;
-    float *logits = hy_alloc(&session->memory, bytes);
+    float *logits = hy_alloc(session->memory, bytes);
     if (!logits)
         return hy_no_memory(error, bytes, "a session's logits");
     if (session->logits)
         memcpy(logits, session->logits, session->logits_capacity * sizeof(float));
-    hy_free(&session->memory, session->logits);
+    hy_free(session->memory, session->logits);
     session->logits = logits;
     session->logits_capacity = floats;
     return HYMBA_OK;

@@ -3,13 +3,18 @@
 #define HY_RUN_SESSION_H
 
 #include "run/context.h"
+#include "run/snapshot.h"
 
 struct hymba_session {
     _Atomic unsigned references;
-    struct hy_memory memory;
+    struct hy_memory account;
+    struct hy_memory *memory;  /* its account, or that of the session it works for */
     hymba_context *context;
     struct hy_state state;
     uint64_t max_tokens;   /* 0: none */
+    int32_t limit_policy;  /* HYMBA_LIMIT_... */
+    uint64_t memory_limit; /* 0: none */
+    struct hy_snapshot_list snapshots;
     int32_t *tokens;
     size_t n_tokens, token_capacity;
     float *logits;         /* [logits_rows][vocabulary] */
@@ -18,6 +23,9 @@ struct hymba_session {
     bool logits_of_last;   /* the last row belongs to the last token */
     size_t batch_mark;     /* its item's number while a batch is checked */
 };
+
+/* ARGUMENT, naming the field, for parameters that make no sense. */
+hymba_status hy_session_check_params(const hymba_session_params *params, hymba_error *error);
 
 /* These four run inside hy_context_enter; params is complete. */
 hymba_status hy_session_create(hymba_context *context, const hymba_session_params *params,
@@ -29,6 +37,21 @@ hymba_status hy_session_score(hymba_session *session, const int32_t *tokens, siz
 
 hymba_session *hy_session_retain(hymba_session *session);
 void hy_session_release(hymba_session *session);
+
+/* A session without a state, which the caller then makes (hy_state_...). */
+hymba_status hy_session_create_bare(hymba_context *context, const hymba_session_params *params,
+                                    hymba_session **session, hymba_error *error);
+
+/* Exchanges state, tokens and logits; handles, parameters and snapshots stay. */
+void hy_session_swap(hymba_session *session, hymba_session *other);
+
+/* LIMIT if the session, with more bytes, would be beyond its memory_limit. */
+hymba_status hy_session_check_memory(const hymba_session *session, uint64_t more,
+                                     hymba_error *error);
+
+/* Makes room for n_tokens tokens in the token list. */
+hymba_status hy_session_reserve_tokens(hymba_session *session, uint64_t n_tokens,
+                                       hymba_error *error);
 
 /* Makes room for rows rows of logits. */
 hymba_status hy_session_reserve_logits(hymba_session *session, size_t rows, hymba_error *error);

@@ -33,35 +33,48 @@ static struct hy_cache_place place_cache(const struct hy_state_layout *layout,
     return place;
 }
 
-static void copy_shape(const struct hy_plan *plan, hymba_dtype cache_type, hymba_dtype state_type,
-                       size_t step_rows, struct hy_state_layout *layout)
+static void copy_shape(const struct hy_plan *plan, const struct hy_layout_params *params,
+                       struct hy_state_layout *layout)
 {
     const struct hy_config *config = &plan->config;
     *layout = (struct hy_state_layout){
-        .cache_type = cache_type,
-        .state_type = state_type,
-        .cache_size = hy_dtype_size(cache_type),
-        .state_size = hy_dtype_size(state_type),
+        .cache_type = params->cache_type,
+        .state_type = params->state_type,
+        .cache_size = hy_dtype_size(params->cache_type),
+        .state_size = hy_dtype_size(params->state_type),
         .n_kv_heads = config->n_kv_heads,
         .qk_size = config->qk_head_size,
         .v_size = config->v_head_size,
         .n_meta = config->n_meta_tokens,
         .window = config->window,
+        .rewind_tokens = params->rewind_tokens,
+        .ring_rows = config->window ? config->window + params->rewind_tokens : 0,
         .n_caches = plan->n_caches,
         .n_full_caches = plan->n_full_caches,
         .n_ssm_layers = plan->n_ssm_layers,
         .conv_elements = (size_t)(config->conv_width - 1) * config->inner_size,
         .ssm_elements = (size_t)config->state_size * config->inner_size,
-        .step_rows = step_rows,
+        .step_rows = params->step_rows,
     };
 }
 
+/* The present recurrent state, in the fixed part and behind the meta tokens alike. */
+static void place_recurrent(struct hy_state_layout *layout)
+{
+    struct counter recurrent = {0};
+    layout->conv_bytes = layout->n_ssm_layers * layout->conv_elements * layout->state_size;
+    layout->ssm_bytes = layout->n_ssm_layers * layout->ssm_elements * layout->state_size;
+    count(&recurrent, layout->conv_bytes, 1);
+    layout->ssm_offset = count(&recurrent, layout->ssm_bytes, 1);
+    layout->recurrent_bytes = recurrent.bytes;
+}
+
 hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *plan,
-                              hymba_dtype cache_type, hymba_dtype state_type, size_t step_rows,
+                              const struct hy_layout_params *params,
                               struct hy_state_layout *layout, hymba_error *error)
 {
     struct counter fixed = {0}, block = {0}, meta = {0}, step = {0};
-    copy_shape(plan, cache_type, state_type, step_rows, layout);
+    copy_shape(plan, params, layout);
     layout->caches = hy_alloc_zero(memory, hy_max_size(plan->n_caches, 1),
                                    sizeof *layout->caches);
     if (!layout->caches)
@@ -72,20 +85,18 @@ hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *pl
         if (cache->full)
             cache->block = place_cache(layout, &block, HY_BLOCK_TOKENS);
         else
-            cache->ring = place_cache(layout, &fixed, (size_t)layout->window);
+            cache->ring = place_cache(layout, &fixed, layout->ring_rows);
         cache->meta = place_cache(layout, &meta, (size_t)layout->n_meta);
-        cache->step = place_cache(layout, &step, step_rows);
+        cache->step = place_cache(layout, &step, params->step_rows);
     }
+    place_recurrent(layout);
     layout->ring_bytes = fixed.bytes;
     layout->meta_kv_bytes = meta.bytes;
     layout->block_bytes = block.bytes;
     layout->step_bytes = step.bytes;
-    layout->conv_bytes = layout->n_ssm_layers * layout->conv_elements * layout->state_size;
-    layout->ssm_bytes = layout->n_ssm_layers * layout->ssm_elements * layout->state_size;
-    count(&fixed, layout->conv_bytes, 1);
-    count(&fixed, layout->ssm_bytes, 1);
-    count(&meta, layout->conv_bytes, 1);
-    count(&meta, layout->ssm_bytes, 1);
+    count(&fixed, layout->recurrent_bytes, 1);
+    count(&meta, layout->recurrent_bytes, 1);
+    layout->history_offset = count(&fixed, params->rewind_tokens, layout->recurrent_bytes);
     layout->fixed_bytes = fixed.bytes;
     layout->meta_bytes = meta.bytes;
     if (!fixed.overflow && !block.overflow && !meta.overflow && !step.overflow)
@@ -109,12 +120,14 @@ hymba_status hy_layout_memory(const struct hy_state_layout *layout, hymba_memory
     blocks = n / HY_BLOCK_TOKENS + (n % HY_BLOCK_TOKENS != 0);
     if (!hy_mul_u64(blocks, layout->block_bytes, &bytes) ||
         !hy_add_u64(bytes, layout->ring_bytes, &bytes) ||
-        !hy_add_u64(bytes, layout->meta_kv_bytes + layout->conv_bytes + layout->ssm_bytes, &total))
+        !hy_add_u64(bytes, layout->meta_kv_bytes, &total) ||
+        !hy_add_u64(total, (1 + layout->rewind_tokens) * (layout->conv_bytes + layout->ssm_bytes),
+                    &total))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "a session's memory does not fit 64 bits");
     info->meta_bytes = layout->meta_kv_bytes;
     info->kv_bytes = bytes;
-    info->conv_bytes = layout->conv_bytes;
-    info->ssm_bytes = layout->ssm_bytes;
+    info->conv_bytes = (1 + layout->rewind_tokens) * layout->conv_bytes;
+    info->ssm_bytes = (1 + layout->rewind_tokens) * layout->ssm_bytes;
     info->total_bytes = total;
     return HYMBA_OK;
 }

@@ -9,8 +9,9 @@
  *                the convolution and SSM states behind them.
  *
  * Keys and values lie head by head: [kv head][token][head size], first all of a cache's keys, then
- * its values. A ring keeps the window's W earlier keys; the keys of the running step lie in the
- * context's workspace until the step is committed, so that a query sees W + 1 keys.
+ * its values. A ring keeps the window's W earlier keys, and as many more as a session may go back;
+ * the keys of the running step lie in the context's workspace until the step is committed, so that
+ * a query sees W + 1 keys.
  */
 #ifndef HY_STATE_LAYOUT_H
 #define HY_STATE_LAYOUT_H
@@ -38,6 +39,8 @@ struct hy_state_layout {
     size_t cache_size, state_size;       /* bytes of an element */
     size_t n_kv_heads, qk_size, v_size;
     uint64_t n_meta, window;             /* tokens; window 0: no ring */
+    size_t rewind_tokens;                /* recurrent states kept besides the present one */
+    size_t ring_rows;                    /* window + rewind_tokens; 0: no ring */
     uint32_t n_caches, n_full_caches;
     struct hy_cache_layout *caches;
     /* recurrent states, in elements */
@@ -46,16 +49,25 @@ struct hy_state_layout {
     /* sizes in bytes */
     size_t ring_bytes;                   /* rings of the fixed part, which they begin */
     size_t conv_bytes, ssm_bytes;        /* all layers */
-    size_t fixed_bytes;
+    size_t ssm_offset;                   /* of the SSM part from the recurrent part's beginning */
+    size_t recurrent_bytes;              /* both, padded */
+    size_t history_offset;               /* of the first kept state in the fixed part */
+    size_t fixed_bytes;                  /* rings, present state, kept states */
     size_t block_bytes;                  /* 0 without full caches */
     size_t meta_kv_bytes, meta_bytes;
     size_t step_bytes;                   /* keys and values of step_rows rows */
     size_t step_rows;
 };
 
-/* cache_type and state_type are resolved; LIMIT if a size does not fit. */
+/* What a layout is made for; the types are resolved. */
+struct hy_layout_params {
+    hymba_dtype cache_type, state_type;
+    size_t step_rows, rewind_tokens;
+};
+
+/* LIMIT if a size does not fit. */
 hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *plan,
-                              hymba_dtype cache_type, hymba_dtype state_type, size_t step_rows,
+                              const struct hy_layout_params *params,
                               struct hy_state_layout *layout, hymba_error *error);
 void hy_layout_free(struct hy_memory *memory, struct hy_state_layout *layout);
 

@@ -5,19 +5,36 @@
 #include "base/checked.h"
 
 hymba_status hy_meta_state_create(struct hy_memory *memory, const struct hy_state_layout *layout,
-                                  struct hy_meta_state *meta, hymba_error *error)
+                                  struct hy_meta_state **out, hymba_error *error)
 {
+    *out = NULL;
+    struct hy_meta_state *meta = hy_alloc_zero(memory, 1, sizeof *meta);
+    if (!meta)
+        return hy_no_memory(error, sizeof *meta, "the meta tokens' state");
+    atomic_init(&meta->references, 1);
+    meta->memory = memory;
     meta->layout = layout;
     meta->data = hy_alloc_zero(memory, hy_max_size(layout->meta_bytes, 1), 1);
-    if (!meta->data)
+    if (!meta->data) {
+        hy_free(memory, meta);
         return hy_no_memory(error, layout->meta_bytes, "the meta tokens' state");
+    }
+    *out = meta;
     return HYMBA_OK;
 }
 
-void hy_meta_state_free(struct hy_memory *memory, struct hy_meta_state *meta)
+struct hy_meta_state *hy_meta_state_retain(struct hy_meta_state *meta)
 {
-    hy_free(memory, meta->data);
-    meta->data = NULL;
+    atomic_fetch_add(&meta->references, 1);
+    return meta;
+}
+
+void hy_meta_state_release(struct hy_meta_state *meta)
+{
+    if (!meta || atomic_fetch_sub(&meta->references, 1) != 1)
+        return;
+    hy_free(meta->memory, meta->data);
+    hy_free(meta->memory, meta);
 }
 
 void hy_state_begin_meta(struct hy_state *state, struct hy_meta_state *meta)
@@ -27,56 +44,86 @@ void hy_state_begin_meta(struct hy_state *state, struct hy_meta_state *meta)
         .meta = meta,
         .is_meta = true,
         .fixed = meta->data,
+        .full_window = UINT64_MAX,
     };
     memset(meta->data, 0, meta->layout->meta_bytes);
 }
 
-/* The recurrent part stands last in both the fixed and the meta part. */
 static unsigned char *recurrent_of(const struct hy_state *state)
 {
     return state->fixed +
            (state->is_meta ? state->layout->meta_kv_bytes : state->layout->ring_bytes);
 }
 
-static size_t recurrent_bytes(const struct hy_state_layout *layout)
+/* Tokens behind the meta tokens. */
+static uint64_t length_of(const struct hy_state *state)
 {
-    return layout->fixed_bytes - layout->ring_bytes;
+    return state->position - state->layout->n_meta;
 }
 
-void hy_state_reset(struct hy_state *state)
+static void forget_kept(struct hy_state *state)
 {
-    const struct hy_state_layout *layout = state->layout;
-    memcpy(recurrent_of(state), state->meta->data + layout->meta_kv_bytes,
-           recurrent_bytes(layout));
-    state->position = layout->n_meta;
+    for (size_t i = 0; i < state->layout->rewind_tokens; i++)
+        state->kept[i] = UINT64_MAX;
 }
 
-hymba_status hy_state_create(struct hy_memory *memory, struct hy_meta_state *meta,
-                             struct hy_state *state, hymba_error *error)
+/* -------------------------------------------------------------- lifetimes */
+
+static hymba_status create_fixed(struct hy_memory *memory, struct hy_memory *block_memory,
+                                 struct hy_meta_state *meta, struct hy_state *state,
+                                 hymba_error *error)
 {
-    *state = (struct hy_state){.layout = meta->layout, .memory = memory, .meta = meta};
-    state->fixed = hy_alloc(memory, meta->layout->fixed_bytes);
-    if (!state->fixed)
-        return hy_no_memory(error, meta->layout->fixed_bytes, "a session's state");
-    hy_state_reset(state);
+    const struct hy_state_layout *layout = meta->layout;
+    *state = (struct hy_state){
+        .layout = layout,
+        .memory = memory,
+        .block_memory = block_memory,
+        .meta = hy_meta_state_retain(meta),
+        .full_window = UINT64_MAX,
+        .position = layout->n_meta,
+        .ring_first = layout->n_meta,
+        .fixed = hy_alloc_zero(memory, 1, layout->fixed_bytes), /* it may be saved half used */
+        .kept = hy_alloc_array(memory, layout->rewind_tokens + 1, sizeof *state->kept),
+    };
+    if (!state->fixed || !state->kept) {
+        hy_state_free(state);
+        return hy_no_memory(error, layout->fixed_bytes, "a session's state");
+    }
+    forget_kept(state);
     return HYMBA_OK;
+}
+
+hymba_status hy_state_create(struct hy_memory *memory, struct hy_memory *block_memory,
+                             struct hy_meta_state *meta, struct hy_state *state,
+                             hymba_error *error)
+{
+    hymba_status status = create_fixed(memory, block_memory, meta, state, error);
+    if (status == HYMBA_OK)
+        hy_state_reset(state);
+    return status;
 }
 
 void hy_state_free(struct hy_state *state)
 {
     for (size_t i = 0; i < state->n_blocks; i++)
-        hy_free(state->memory, state->blocks[i]);
-    hy_free(state->memory, state->blocks);
-    hy_free(state->memory, state->fixed);
+        hy_block_release(state->blocks[i]);
+    if (state->memory) {
+        hy_free(state->memory, state->blocks);
+        hy_free(state->memory, state->fixed);
+        hy_free(state->memory, state->kept);
+    }
+    hy_meta_state_release(state->meta);
     memset(state, 0, sizeof *state);
 }
+
+/* --------------------------------------------------------------- blocks */
 
 static hymba_status grow_block_list(struct hy_state *state, size_t n_blocks, hymba_error *error)
 {
     if (n_blocks <= state->block_capacity)
         return HYMBA_OK;
     size_t capacity = hy_max_size(n_blocks, 2 * state->block_capacity), bytes;
-    unsigned char **blocks = NULL;
+    struct hy_block **blocks = NULL;
     if (!hy_mul_size(capacity, sizeof *blocks, &bytes) ||
         !(blocks = hy_realloc(state->memory, state->blocks, bytes)))
         return hy_no_memory(error, capacity * sizeof *blocks, "a session's block list");
@@ -85,25 +132,204 @@ static hymba_status grow_block_list(struct hy_state *state, size_t n_blocks, hym
     return HYMBA_OK;
 }
 
+hymba_status hy_state_adopt_blocks(struct hy_state *state, size_t n, hymba_error *error)
+{
+    return grow_block_list(state, n, error);
+}
+
+/* Blocks that hold tokens [first_block * HY_BLOCK_TOKENS, length). */
+static size_t used_blocks(const struct hy_state *state, uint64_t length)
+{
+    if (state->layout->block_bytes == 0 || length == 0)
+        return 0;
+    return (size_t)((length - 1) / HY_BLOCK_TOKENS + 1 - state->first_block);
+}
+
+/* Lets go of the blocks behind the first n that others hold too; its own stay as reserve. */
+static void release_shared_tail(struct hy_state *state, size_t n)
+{
+    size_t kept = n;
+    if (n >= state->n_blocks)
+        return;
+    for (size_t i = n; i < state->n_blocks; i++) {
+        struct hy_block *block = state->blocks[i];
+        if (hy_block_is_shared(block))
+            hy_block_release(block);
+        else
+            state->blocks[kept++] = block;
+    }
+    state->n_blocks = kept;
+}
+
 hymba_status hy_state_reserve(struct hy_state *state, uint64_t n_tokens, hymba_error *error)
 {
     size_t block_bytes = state->layout->block_bytes;
     if (block_bytes == 0 || n_tokens == 0)
         return HYMBA_OK;
-    uint64_t n_blocks = (n_tokens - 1) / HY_BLOCK_TOKENS + 1;
+    uint64_t last = (n_tokens - 1) / HY_BLOCK_TOKENS;
+    if (last < state->first_block)
+        return HYMBA_OK;
+    uint64_t n_blocks = last + 1 - state->first_block;
     if (n_blocks > SIZE_MAX / block_bytes)
         return hy_fail(error, HYMBA_ERROR_LIMIT,
                        "the caches of %llu tokens do not fit the address space",
                        (unsigned long long)n_tokens);
+    size_t n_before = state->n_blocks;
     hymba_status status = grow_block_list(state, (size_t)n_blocks, error);
     while (status == HYMBA_OK && state->n_blocks < n_blocks) {
-        unsigned char *block = hy_alloc(state->memory, block_bytes);
-        if (!block)
-            return hy_no_memory(error, block_bytes, "a block of keys and values");
-        state->blocks[state->n_blocks++] = block;
+        struct hy_block *block = hy_block_create(state->block_memory, block_bytes);
+        if (block)
+            state->blocks[state->n_blocks++] = block;
+        else
+            status = hy_no_memory(error, block_bytes, "a block of keys and values");
     }
+    while (status != HYMBA_OK && state->n_blocks > n_before)
+        hy_block_release(state->blocks[--state->n_blocks]);
     return status;
 }
+
+/* The block the next token goes to, made this sequence's own if somebody else has gone on in it. */
+static hymba_status own_current_block(struct hy_state *state, hymba_error *error)
+{
+    uint64_t length = length_of(state);
+    struct hy_block **place = &state->blocks[length / HY_BLOCK_TOKENS - state->first_block];
+    size_t row = (size_t)(length % HY_BLOCK_TOKENS);
+    if (!hy_block_is_shared(*place) || (*place)->filled <= row)
+        return HYMBA_OK;
+    size_t bytes = state->layout->block_bytes;
+    struct hy_block *own = hy_block_create(state->block_memory, bytes);
+    if (!own)
+        return hy_no_memory(error, bytes, "a block of keys and values");
+    memcpy(own->data, (*place)->data, bytes);
+    own->filled = row;
+    hy_block_release(*place);
+    *place = own;
+    return HYMBA_OK;
+}
+
+hymba_status hy_state_claim(struct hy_state *state, uint64_t n_rows, hymba_error *error)
+{
+    uint64_t begin = length_of(state), end;
+    if (!hy_add_u64(begin, n_rows, &end))
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "the session's length does not fit 64 bits");
+    hymba_status status = hy_state_reserve(state, end, error);
+    if (state->layout->block_bytes == 0 || n_rows == 0)
+        return status;
+    if (status == HYMBA_OK)
+        status = own_current_block(state, error);
+    if (status != HYMBA_OK)
+        return status;
+    /* From now on others must not write these rows; a failed call leaves the mark, which at worst
+     * makes somebody copy a block. */
+    for (uint64_t i = begin / HY_BLOCK_TOKENS; i * HY_BLOCK_TOKENS < end; i++) {
+        uint64_t rows = end - i * HY_BLOCK_TOKENS;
+        state->blocks[i - state->first_block]->filled =
+            rows < HY_BLOCK_TOKENS ? (size_t)rows : HY_BLOCK_TOKENS;
+    }
+    return HYMBA_OK;
+}
+
+uint64_t hy_state_block_bytes(const struct hy_state *state, uint64_t *shared)
+{
+    *shared = 0;
+    for (size_t i = 0; i < state->n_blocks; i++)
+        if (hy_block_is_shared(state->blocks[i]))
+            *shared += state->layout->block_bytes;
+    return (uint64_t)state->n_blocks * state->layout->block_bytes;
+}
+
+void hy_state_drop_unseen(struct hy_state *state)
+{
+    uint64_t length = length_of(state);
+    if (state->layout->block_bytes == 0 || length <= state->full_window)
+        return;
+    uint64_t first = (length - state->full_window) / HY_BLOCK_TOKENS;
+    if (first <= state->first_block)
+        return;
+    size_t n = (size_t)(first - state->first_block);
+    for (size_t i = 0; i < n; i++)
+        hy_block_release(state->blocks[i]);
+    memmove(state->blocks, state->blocks + n, (state->n_blocks - n) * sizeof *state->blocks);
+    state->n_blocks -= n;
+    state->first_block = first;
+}
+
+/* ------------------------------------------------------ copies and returns */
+
+/* What a sequence has besides its fixed part. */
+static void copy_marks(struct hy_state *to, const struct hy_state *from)
+{
+    to->first_block = from->first_block;
+    to->full_window = from->full_window;
+    to->position = from->position;
+    to->ring_first = from->ring_first;
+}
+
+static size_t copied_bytes(const struct hy_state *state, bool kept)
+{
+    return kept ? state->layout->fixed_bytes : state->layout->history_offset;
+}
+
+hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory, bool kept,
+                           struct hy_state *to, hymba_error *error)
+{
+    size_t n = used_blocks(from, length_of(from));
+    hymba_status status = create_fixed(memory, from->block_memory, from->meta, to, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = grow_block_list(to, n, error);
+    if (status != HYMBA_OK) {
+        hy_state_free(to);
+        return status;
+    }
+    for (size_t i = 0; i < n; i++)
+        to->blocks[i] = hy_block_retain(from->blocks[i]);
+    to->n_blocks = n;
+    copy_marks(to, from);
+    memcpy(to->fixed, from->fixed, copied_bytes(from, kept));
+    if (kept)
+        memcpy(to->kept, from->kept, from->layout->rewind_tokens * sizeof *to->kept);
+    return HYMBA_OK;
+}
+
+hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *saved,
+                                hymba_error *error)
+{
+    size_t n = used_blocks(saved, length_of(saved));
+    hymba_status status = grow_block_list(state, n, error);
+    if (status != HYMBA_OK)
+        return status;
+    for (size_t i = 0; i < n; i++)
+        hy_block_retain(saved->blocks[i]);
+    release_shared_tail(state, 0);
+    /* What is left is nobody else's: it goes behind the saved blocks as far as there is room. */
+    size_t spare = hy_min_size(state->n_blocks, state->block_capacity - n);
+    for (size_t i = spare; i < state->n_blocks; i++)
+        hy_block_release(state->blocks[i]);
+    if (spare > 0) /* without any there may be no list */
+        memmove(state->blocks + n, state->blocks, spare * sizeof *state->blocks);
+    for (size_t i = 0; i < n; i++)
+        state->blocks[i] = saved->blocks[i];
+    state->n_blocks = n + spare;
+    copy_marks(state, saved);
+    memcpy(state->fixed, saved->fixed, copied_bytes(state, false));
+    forget_kept(state);
+    return HYMBA_OK;
+}
+
+void hy_state_reset(struct hy_state *state)
+{
+    const struct hy_state_layout *layout = state->layout;
+    memcpy(recurrent_of(state), state->meta->data + layout->meta_kv_bytes,
+           layout->recurrent_bytes);
+    release_shared_tail(state, 0);
+    state->first_block = 0;
+    state->position = layout->n_meta;
+    state->ring_first = layout->n_meta;
+    forget_kept(state);
+}
+
+/* ------------------------------------------------------------------ spans */
 
 size_t hy_state_max_spans(const struct hy_state *state)
 {
@@ -137,38 +363,39 @@ static size_t block_spans(const struct hy_state *state, const struct hy_cache_la
 {
     size_t n = 0;
     uint64_t n_meta = state->layout->n_meta;
-    uint64_t end = state->position - n_meta; /* tokens stored */
+    uint64_t end = length_of(state);
     uint64_t index = (first - n_meta) / HY_BLOCK_TOKENS;
+    if (index < state->first_block)
+        index = state->first_block;
     for (; index * HY_BLOCK_TOKENS < end; index++) {
         uint64_t begin = index * HY_BLOCK_TOKENS;
         size_t count = (size_t)(end - begin < HY_BLOCK_TOKENS ? end - begin : HY_BLOCK_TOKENS);
-        spans[n++] = make_span(state->layout, &cache->block, state->blocks[index], 0, count,
+        spans[n++] = make_span(state->layout, &cache->block,
+                               state->blocks[index - state->first_block]->data, 0, count,
                                n_meta + begin, false);
     }
     return n;
 }
 
-/* The ring's slot of a token is its number modulo W: the older part begins at the next slot. */
+/* A token's row in a ring is its number modulo the ring's rows. */
 static size_t ring_spans(const struct hy_state *state, const struct hy_cache_layout *cache,
                          struct hy_span *spans)
 {
-    uint64_t window = state->layout->window, n_meta = state->layout->n_meta;
-    uint64_t stored = state->position - n_meta;
-    if (stored == 0)
+    size_t rows = state->layout->ring_rows;
+    uint64_t stored = length_of(state);
+    size_t count = (size_t)(stored < state->layout->window ? stored : state->layout->window);
+    if (count == 0)
         return 0;
-    if (stored <= window) {
-        spans[0] = make_span(state->layout, &cache->ring, state->fixed, 0, (size_t)stored, n_meta,
-                             false);
+    size_t row = (size_t)((stored - count) % rows);
+    size_t before_wrap = hy_min_size(count, rows - row);
+    uint64_t position = state->position - count;
+    spans[0] = make_span(state->layout, &cache->ring, state->fixed, row, before_wrap, position,
+                         false);
+    if (before_wrap == count)
         return 1;
-    }
-    size_t slot = (size_t)(stored % window), n = 0;
-    uint64_t oldest = state->position - window;
-    spans[n++] = make_span(state->layout, &cache->ring, state->fixed, slot, (size_t)window - slot,
-                           oldest, false);
-    if (slot > 0)
-        spans[n++] = make_span(state->layout, &cache->ring, state->fixed, 0, slot,
-                               oldest + (window - slot), false);
-    return n;
+    spans[1] = make_span(state->layout, &cache->ring, state->fixed, 0, count - before_wrap,
+                         position + before_wrap, false);
+    return 2;
 }
 
 size_t hy_state_spans(const struct hy_state *state, uint32_t cache_index, uint64_t window,
@@ -186,6 +413,8 @@ size_t hy_state_spans(const struct hy_state *state, uint32_t cache_index, uint64
         return n;
     if (!cache->full)
         return n + ring_spans(state, cache, spans + n);
+    if (window > state->full_window)
+        window = state->full_window;
     uint64_t first = state->position > window ? state->position - window : 0;
     return n + block_spans(state, cache, first > n_meta ? first : n_meta, spans + n);
 }
@@ -215,15 +444,15 @@ static void copy_rows(const struct hy_state_layout *layout, const struct hy_cach
 static void append_to_ring(struct hy_state *state, const struct hy_cache_layout *cache,
                            const unsigned char *step, size_t row, size_t n_rows)
 {
-    size_t window = (size_t)state->layout->window;
-    uint64_t first = state->position - state->layout->n_meta;
-    if (n_rows > window) { /* only the last W rows are ever read again */
-        row += n_rows - window;
-        first += n_rows - window;
-        n_rows = window;
+    size_t rows = state->layout->ring_rows;
+    uint64_t first = length_of(state);
+    if (n_rows > rows) { /* only the last rows are ever read again */
+        row += n_rows - rows;
+        first += n_rows - rows;
+        n_rows = rows;
     }
-    size_t slot = (size_t)(first % window);
-    size_t before_wrap = hy_min_size(n_rows, window - slot);
+    size_t slot = (size_t)(first % rows);
+    size_t before_wrap = hy_min_size(n_rows, rows - slot);
     copy_rows(state->layout, &cache->step, step, row, &cache->ring, state->fixed, slot,
               before_wrap);
     if (n_rows > before_wrap)
@@ -234,12 +463,13 @@ static void append_to_ring(struct hy_state *state, const struct hy_cache_layout 
 static void append_to_blocks(struct hy_state *state, const struct hy_cache_layout *cache,
                              const unsigned char *step, size_t row, size_t n_rows)
 {
-    uint64_t token = state->position - state->layout->n_meta;
+    uint64_t token = length_of(state);
     while (n_rows > 0) {
         size_t inside = (size_t)(token % HY_BLOCK_TOKENS);
         size_t count = hy_min_size(n_rows, HY_BLOCK_TOKENS - inside);
         copy_rows(state->layout, &cache->step, step, row, &cache->block,
-                  state->blocks[token / HY_BLOCK_TOKENS], inside, count);
+                  state->blocks[token / HY_BLOCK_TOKENS - state->first_block]->data, inside,
+                  count);
         row += count;
         token += count;
         n_rows -= count;
@@ -260,29 +490,88 @@ void hy_state_append(struct hy_state *state, const unsigned char *step, size_t r
             append_to_ring(state, cache, step, row, n_rows);
     }
     state->position += n_rows;
+    if (state->position - state->ring_first > layout->ring_rows)
+        state->ring_first = state->position - layout->ring_rows;
+}
+
+/* -------------------------------------------------------- recurrent states */
+
+static void load_recurrent(const struct hy_state_layout *layout, const unsigned char *recurrent,
+                           float *working)
+{
+    size_t conv = layout->n_ssm_layers * layout->conv_elements;
+    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
+    hy_row_to_f32(recurrent, layout->state_type, working, conv);
+    hy_row_to_f32(recurrent + layout->ssm_offset, layout->state_type, working + conv, ssm);
+}
+
+static void store_recurrent(const struct hy_state_layout *layout, const float *working,
+                            unsigned char *recurrent)
+{
+    size_t conv = layout->n_ssm_layers * layout->conv_elements;
+    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
+    hy_row_from_f32(working, layout->state_type, recurrent, conv);
+    hy_row_from_f32(working + conv, layout->state_type, recurrent + layout->ssm_offset, ssm);
 }
 
 void hy_state_load_recurrent(const struct hy_state *state, float *working)
 {
-    const struct hy_state_layout *layout = state->layout;
-    const unsigned char *recurrent = recurrent_of(state);
-    size_t conv = layout->n_ssm_layers * layout->conv_elements;
-    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
-    size_t ssm_offset = (layout->conv_bytes + HY_ALIGNMENT - 1) / HY_ALIGNMENT * HY_ALIGNMENT;
-    hy_row_to_f32(recurrent, layout->state_type, working, conv);
-    hy_row_to_f32(recurrent + ssm_offset, layout->state_type, working + conv, ssm);
+    load_recurrent(state->layout, recurrent_of(state), working);
 }
 
 void hy_state_store_recurrent(struct hy_state *state, const float *working)
 {
-    const struct hy_state_layout *layout = state->layout;
-    unsigned char *recurrent = recurrent_of(state);
-    size_t conv = layout->n_ssm_layers * layout->conv_elements;
-    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
-    size_t ssm_offset = (layout->conv_bytes + HY_ALIGNMENT - 1) / HY_ALIGNMENT * HY_ALIGNMENT;
-    hy_row_from_f32(working, layout->state_type, recurrent, conv);
-    hy_row_from_f32(working + conv, layout->state_type, recurrent + ssm_offset, ssm);
+    store_recurrent(state->layout, working, recurrent_of(state));
 }
+
+/* The slot of a position among the kept states, marked as its. */
+static unsigned char *kept_slot(struct hy_state *state, uint64_t position)
+{
+    size_t slot = (size_t)(position % state->layout->rewind_tokens);
+    state->kept[slot] = position;
+    return state->fixed + state->layout->history_offset + slot * state->layout->recurrent_bytes;
+}
+
+void hy_state_keep(struct hy_state *state, uint64_t position, const float *working)
+{
+    store_recurrent(state->layout, working, kept_slot(state, position));
+}
+
+void hy_state_keep_present(struct hy_state *state, uint64_t position)
+{
+    memcpy(kept_slot(state, position), recurrent_of(state), state->layout->recurrent_bytes);
+}
+
+bool hy_state_can_step_back(const struct hy_state *state, uint64_t position)
+{
+    const struct hy_state_layout *layout = state->layout;
+    if (layout->rewind_tokens == 0 || position >= state->position || position < layout->n_meta ||
+        state->kept[position % layout->rewind_tokens] != position)
+        return false;
+    uint64_t length = position - layout->n_meta;
+    uint64_t seen = length < layout->window ? length : layout->window;
+    if (layout->ring_bytes > 0 && position - seen < state->ring_first)
+        return false;
+    uint64_t full = length < state->full_window ? length : state->full_window;
+    return layout->block_bytes == 0 || full == 0 ||
+           (length - full) / HY_BLOCK_TOKENS >= state->first_block;
+}
+
+void hy_state_step_back(struct hy_state *state, uint64_t position)
+{
+    const struct hy_state_layout *layout = state->layout;
+    size_t slot = (size_t)(position % layout->rewind_tokens);
+    memcpy(recurrent_of(state),
+           state->fixed + layout->history_offset + slot * layout->recurrent_bytes,
+           layout->recurrent_bytes);
+    for (size_t i = 0; i < layout->rewind_tokens; i++)
+        if (state->kept[i] >= position)
+            state->kept[i] = UINT64_MAX;
+    state->position = position;
+    release_shared_tail(state, used_blocks(state, length_of(state)));
+}
+
+/* -------------------------------------------------------------------- undo */
 
 size_t hy_state_undo_bytes(const struct hy_state *state)
 {
@@ -296,8 +585,13 @@ void hy_state_save_undo(const struct hy_state *state, unsigned char *undo)
     memcpy(undo, state->fixed, hy_state_undo_bytes(state));
 }
 
-void hy_state_restore_undo(struct hy_state *state, const unsigned char *undo, uint64_t position)
+void hy_state_restore_undo(struct hy_state *state, const unsigned char *undo, uint64_t position,
+                           uint64_t ring_first)
 {
     state->position = position;
+    state->ring_first = ring_first;
     memcpy(state->fixed, undo, hy_state_undo_bytes(state));
+    for (size_t i = 0; state->kept && i < state->layout->rewind_tokens; i++)
+        if (state->kept[i] > position) /* the failed call's: other tokens may come to stand there */
+            state->kept[i] = UINT64_MAX;
 }

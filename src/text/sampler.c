@@ -431,3 +431,74 @@ hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size
     remember(sampler, *token);
     return HYMBA_OK;
 }
+
+/* ------------------------------------------------------------------ state */
+
+/* The bytes of a saved sampler: this, then the accepted tokens, oldest first. */
+struct saved_sampler {
+    uint64_t version;
+    uint64_t counter;
+    uint64_t n_recent;
+    hymba_sampler_params params;
+};
+
+enum { STATE_VERSION = 1 };
+
+hymba_status hy_sampler_state_size(const hymba_sampler *sampler, size_t *size, hymba_error *error)
+{
+    (void)error;
+    *size = sizeof(struct saved_sampler) + sampler->recent.count * sizeof(int32_t);
+    return HYMBA_OK;
+}
+
+void hy_sampler_write_state(const hymba_sampler *sampler, unsigned char *state)
+{
+    const struct recent_tokens *recent = &sampler->recent;
+    struct saved_sampler saved;
+    memset(&saved, 0, sizeof saved);
+    saved.version = STATE_VERSION;
+    saved.counter = sampler->counter;
+    saved.n_recent = recent->count;
+    saved.params = sampler->params;
+    memcpy(state, &saved, sizeof saved);
+    size_t oldest = recent->count < recent->limit ? 0 : recent->next;
+    for (size_t i = 0; i < recent->count; i++)
+        memcpy(state + sizeof saved + i * sizeof(int32_t),
+               &recent->tokens[(oldest + i) % recent->count], sizeof(int32_t));
+}
+
+hymba_status hy_sampler_read_state(const unsigned char *state, size_t size,
+                                   const hymba_host *host, hymba_sampler **sampler,
+                                   hymba_error *error)
+{
+    struct saved_sampler saved;
+    *sampler = NULL;
+    if (size < sizeof saved)
+        return hy_fail(error, HYMBA_ERROR_FORMAT,
+                       "the sampler's state has %zu bytes, expected at least %zu", size,
+                       sizeof saved);
+    memcpy(&saved, state, sizeof saved);
+    if (saved.version != STATE_VERSION)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                       "the sampler's state has version %llu, expected %d",
+                       (unsigned long long)saved.version, STATE_VERSION);
+    if (saved.n_recent != (size - sizeof saved) / sizeof(int32_t) ||
+        (size - sizeof saved) % sizeof(int32_t) != 0)
+        return hy_fail(error, HYMBA_ERROR_FORMAT,
+                       "the sampler's state counts %llu tokens in %zu bytes",
+                       (unsigned long long)saved.n_recent, size);
+    saved.params.struct_size = sizeof saved.params;
+    hymba_status status = hy_sampler_create(&saved.params, host, sampler, error);
+    for (size_t i = 0; status == HYMBA_OK && i < saved.n_recent; i++) {
+        int32_t token;
+        memcpy(&token, state + sizeof saved + i * sizeof token, sizeof token);
+        status = hy_sampler_accept(*sampler, token, error);
+    }
+    if (status != HYMBA_OK) {
+        hy_sampler_release(*sampler);
+        *sampler = NULL;
+        return status;
+    }
+    (*sampler)->counter = saved.counter;
+    return HYMBA_OK;
+}

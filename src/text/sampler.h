@@ -14,4 +14,14 @@ hymba_status hy_sampler_accept(hymba_sampler *sampler, int32_t token, hymba_erro
 hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size_t n_logits,
                                int32_t *token, hymba_error *error);
 
+/*
+ * The whole sampler as bytes, and back: parameters, accepted tokens, random numbers. UNSUPPORTED
+ * for one with a stage of the caller's own. The bytes are not trusted when they are read.
+ */
+hymba_status hy_sampler_state_size(const hymba_sampler *sampler, size_t *size, hymba_error *error);
+void hy_sampler_write_state(const hymba_sampler *sampler, unsigned char *state);
+hymba_status hy_sampler_read_state(const unsigned char *state, size_t size,
+                                   const hymba_host *host, hymba_sampler **sampler,
+                                   hymba_error *error);
+
 #endif

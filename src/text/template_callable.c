@@ -4,7 +4,7 @@
 
 #include "text/python_json.h"
 
-/* Characters that strip(...) takes: each end is compared with all of them, character by character. */
+/* Bytes of the characters that strip(...) takes: it tries all of them for each one it strips. */
 enum { MAX_STRIP_SET = 64 };
 
 /* ---------------------------------------------------------------- helpers */
@@ -32,7 +32,7 @@ static hymba_status string_argument(const struct hy_template_call *call, int arg
                                     struct hy_string *string, bool *present)
 {
     const struct hy_value *value = &call->arguments[argument];
-    *present = call->n_arguments > argument && value->kind != HY_VALUE_NONE;
+    *present = call->given[argument] && value->kind != HY_VALUE_NONE;
     if (!*present)
         return HYMBA_OK;
     if (value->kind != HY_VALUE_STRING)
@@ -151,14 +151,13 @@ static hymba_status filter_length(const struct hy_template_call *call, struct hy
 
 static hymba_status filter_default(const struct hy_template_call *call, struct hy_value *result)
 {
-    bool takes_false = call->n_arguments > 1 && hy_value_is_true(&call->arguments[1]);
+    bool takes_false = call->given[1] && hy_value_is_true(&call->arguments[1]);
     bool replaces = call->subject.kind == HY_VALUE_UNDEFINED ||
                     (takes_false && !hy_value_is_true(&call->subject));
     *result = call->subject;
     if (!replaces)
         return HYMBA_OK;
-    *result = call->n_arguments > 0 ? call->arguments[0]
-                                    : hy_value_string((struct hy_string){"", 0});
+    *result = call->given[0] ? call->arguments[0] : hy_value_string((struct hy_string){"", 0});
     return HYMBA_OK;
 }
 
@@ -393,7 +392,7 @@ static hymba_status method_get(const struct hy_template_call *call, struct hy_va
     if (result->kind != HY_VALUE_UNDEFINED)
         return status;
     result->kind = HY_VALUE_NONE;
-    if (call->n_arguments > 1)
+    if (call->given[1])
         *result = call->arguments[1];
     return status;
 }

@@ -5,8 +5,12 @@
 #include "text/growing_text.h"
 #include "text/template_node.h"
 
-enum hy_callable_kind { HY_CALLABLE_FILTER, HY_CALLABLE_TEST, HY_CALLABLE_METHOD,
-                        HY_CALLABLE_FUNCTION };
+enum hy_callable_kind {
+    HY_CALLABLE_FILTER,
+    HY_CALLABLE_TEST,
+    HY_CALLABLE_METHOD,
+    HY_CALLABLE_FUNCTION
+};
 
 struct hy_template_call {
     struct hy_template *template;
@@ -14,7 +18,7 @@ struct hy_template_call {
     size_t position;
     struct hy_value subject; /* what it applies to; undefined for functions */
     struct hy_value arguments[HY_TEMPLATE_MAX_ARGUMENTS];
-    int n_arguments;         /* index of the last one given, plus 1 */
+    bool given[HY_TEMPLATE_MAX_ARGUMENTS];
 };
 
 struct hy_template_callable {

@@ -221,6 +221,8 @@ static hymba_status take_number(struct hy_lexer *lexer, struct hy_token *token)
     struct hy_template *template = lexer->template;
     int64_t value = 0;
     bool fits = true, is_zero = ahead(lexer, 0) == '0';
+    /* In "x.1.2" the numbers are items of lists. */
+    bool is_item = token->position > 0 && template->source[token->position - 1] == '.';
     for (; is_digit(ahead(lexer, 0)); lexer->position++) {
         fits = fits && !__builtin_mul_overflow(value, 10, &value) &&
                !__builtin_add_overflow(value, ahead(lexer, 0) - '0', &value);
@@ -231,7 +233,8 @@ static hymba_status take_number(struct hy_lexer *lexer, struct hy_token *token)
     if (!fits)
         return hy_template_fail(template, HYMBA_ERROR_UNSUPPORTED, token->position,
                                 "numbers of more than 64 bits are not supported");
-    if (is_name_character(ahead(lexer, 0)) || (ahead(lexer, 0) == '.' && is_digit(ahead(lexer, 1))))
+    bool has_fraction = !is_item && ahead(lexer, 0) == '.' && is_digit(ahead(lexer, 1));
+    if (has_fraction || is_name_character(ahead(lexer, 0)))
         return hy_template_fail(template, HYMBA_ERROR_UNSUPPORTED, token->position,
                                 "numbers other than plain integers are not supported");
     token->kind = HY_TOKEN_INTEGER;

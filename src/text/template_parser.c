@@ -72,6 +72,44 @@ struct hy_node *hy_parser_node(struct hy_parser *parser, enum hy_node_kind kind,
     return node;
 }
 
+hymba_status hy_parser_adopt(struct hy_parser *parser, struct hy_node *parent,
+                             const struct hy_node *child)
+{
+    if (child && child->height >= parent->height)
+        parent->height = child->height + 1;
+    if (parent->height <= HY_TEMPLATE_MAX_HEIGHT)
+        return HYMBA_OK;
+    return hy_template_fail(parser->template, HYMBA_ERROR_UNSUPPORTED, parent->position,
+                            "an expression of more than %d operations is not supported",
+                            HY_TEMPLATE_MAX_HEIGHT);
+}
+
+hymba_status hy_parser_wrap(struct hy_parser *parser, enum hy_node_kind kind, size_t position,
+                            struct hy_node **node)
+{
+    struct hy_node *parent = hy_parser_node(parser, kind, position);
+    if (!parent)
+        return parser->template->status;
+    parent->first = *node;
+    *node = parent;
+    return hy_parser_adopt(parser, parent, parent->first);
+}
+
+bool hy_parser_next_is(const struct hy_parser *parser, enum hy_token_kind kind, const char *name)
+{
+    struct hy_parser ahead = *parser;
+    struct hy_template quiet = *parser->template;
+    /* A fault there is reported when the parser gets there; the chunks it may add stay. */
+    quiet.error = NULL;
+    ahead.template = &quiet;
+    ahead.lexer.template = &quiet;
+    bool found = hy_parser_advance(&ahead) == HYMBA_OK && hy_parser_at(&ahead, kind) &&
+                 (!name || hy_parser_at_name(&ahead, name));
+    parser->template->chunks = quiet.chunks;
+    parser->template->memory_used = quiet.memory_used;
+    return found;
+}
+
 bool hy_parser_is_reserved(struct hy_string name)
 {
     static const char *const words[] = {"and",  "or",    "not",   "in",   "is",   "if",  "else",

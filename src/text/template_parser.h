@@ -37,6 +37,20 @@ hymba_status hy_parser_enter(struct hy_parser *parser);
 /* A new node of this kind at the present token; NULL after a failure. */
 struct hy_node *hy_parser_node(struct hy_parser *parser, enum hy_node_kind kind, size_t position);
 
+/* Takes note of an operand: the tree's height bounds the recursion that evaluates it. */
+hymba_status hy_parser_adopt(struct hy_parser *parser, struct hy_node *parent,
+                             const struct hy_node *child);
+
+/* *node becomes a node of this kind with the former *node first. */
+hymba_status hy_parser_wrap(struct hy_parser *parser, enum hy_node_kind kind, size_t position,
+                            struct hy_node **node);
+
+/* Whether the next token is of this kind (and this name), without going there. */
+bool hy_parser_next_is(const struct hy_parser *parser, enum hy_token_kind kind, const char *name);
+
+/* What operators stand between: with its signs, members, filters and tests. */
+hymba_status hy_parser_operand(struct hy_parser *parser, struct hy_node **node);
+
 /* An expression with "a if b else c", or (where the tag goes on with "if") without. */
 hymba_status hy_parser_expression(struct hy_parser *parser, struct hy_node **node);
 hymba_status hy_parser_condition(struct hy_parser *parser, struct hy_node **node);

@@ -20,7 +20,8 @@ struct hy_tokenizer_files {
     const struct hy_file *json;   /* tokenizer.json */
     const struct hy_file *config; /* tokenizer_config.json: added tokens, BOS, chat template */
 };
-hymba_status hy_tokenizer_create(const struct hymba_host *host, const struct hy_tokenizer_files *files,
+hymba_status hy_tokenizer_create(const struct hymba_host *host,
+                                 const struct hy_tokenizer_files *files,
                                  hymba_tokenizer **tokenizer, hymba_error *error);
 
 /*

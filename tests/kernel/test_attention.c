@@ -5,6 +5,7 @@ enum { CASES = 60, MOST_SPANS = 8, MOST_SEQUENCES = 3 };
 
 /* Keys and values of one sequence's whole past: head g of position s at (g * n_keys + s). */
 struct past {
+    uint64_t window;
     size_t n_keys, n_pinned;
     const unsigned char *k, *v;
     struct hy_span spans[MOST_SPANS];
@@ -57,6 +58,8 @@ static void random_past(struct attention *attention, size_t s)
     struct hy_attention_sequence *sequence = &attention->sequences[s];
     size_t n_rows = 1 + test_random_below(6);
     sequence->position = test_random_below(60);
+    past->window = test_random_below(4) ? test_random_below(40) : UINT64_MAX;
+    sequence->window = past->window;
     past->n_keys = (size_t)sequence->position + n_rows + test_random_below(3);
     past->n_pinned = test_random_below(8);
     if (past->n_pinned > past->n_keys)
@@ -82,7 +85,6 @@ static void random_attention(struct attention *attention)
     args->q_stride = args->n_heads * args->qk_size + test_random_below(3);
     args->out_stride = args->n_heads * args->v_size + test_random_below(3);
     args->scale = 1.0f / sqrtf((float)args->qk_size);
-    args->window = test_random_below(4) ? test_random_below(40) : UINT64_MAX;
     args->cache_type = all_dtypes[test_random_below(3)];
     args->n_sequences = 1 + test_random_below(MOST_SEQUENCES);
     args->sequences = attention->sequences;
@@ -103,11 +105,9 @@ static size_t n_units(const struct attention *attention)
     return attention->n_rows * attention->args.n_kv_heads;
 }
 
-static bool sees(const struct attention *attention, const struct past *past, uint64_t position,
-                 size_t key)
+static bool sees(const struct past *past, uint64_t position, size_t key)
 {
-    return key <= position
-           && (key < past->n_pinned || position - key <= attention->args.window);
+    return key <= position && (key < past->n_pinned || position - key <= past->window);
 }
 
 static double exact_score(const struct attention *attention, const struct past *past, size_t row,
@@ -125,9 +125,9 @@ static double exact_score(const struct attention *attention, const struct past *
 }
 
 /*
- * A score sums up to 64 terms below 4, scaled by 1/8: the roundings of such a sum move it by 1e-6 on
- * the whole, and the result, an average of values below 1, by as much. A key too many or too few
- * moves it by 1e-2.
+ * A score sums up to 64 terms below 4, scaled by 1/8: the roundings of such a sum move it by about
+ * 1e-6, and the result, an average of values below 1, by as much. A key too many or too few moves
+ * it by 1e-2.
  */
 static void check_head(const struct attention *attention, size_t s, size_t row, size_t head)
 {
@@ -139,7 +139,7 @@ static void check_head(const struct attention *attention, size_t s, size_t row, 
     double *out = calloc(args->v_size, sizeof *out), total = 0.0;
     ck_assert_ptr_nonnull(out);
     for (size_t key = 0; key < past->n_keys; key++) {
-        if (!sees(attention, past, position, key))
+        if (!sees(past, position, key))
             continue;
         double weight = exp(exact_score(attention, past, row, head, key));
         total += weight;
@@ -251,10 +251,10 @@ START_TEST(great_scores)
         v[i] = (float)i;
     }
     struct hy_span span = {.k = k, .v = v, .count = KEYS};
-    struct hy_attention_sequence sequence = {{0, 1}, KEYS - 1, &span, 1};
+    struct hy_attention_sequence sequence = {{0, 1}, KEYS - 1, UINT64_MAX, &span, 1};
     struct hy_attention_args args = {
         .q = &q, .out = &out, .n_heads = 1, .n_kv_heads = 1, .qk_size = 1, .v_size = 1,
-        .scale = 1.0f, .window = UINT64_MAX, .cache_type = HYMBA_DTYPE_F32,
+        .scale = 1.0f, .cache_type = HYMBA_DTYPE_F32,
         .sequences = &sequence, .n_sequences = 1, .max_keys = KEYS,
     };
     kernels.attention(&args, 0, 1, scratch);

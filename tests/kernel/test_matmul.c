@@ -132,7 +132,7 @@ START_TEST(special_values)
     const float specials[] = {INFINITY, -INFINITY, NAN, 3e38f};
     for (size_t s = 0; s < 4; s++) {
         for (size_t k = 1; k < 40; k++) {
-            float *x = zero_floats(k, 1.0f), *w = random_floats(k), y = 0.0f;
+            float *x = random_floats(k, 1.0f), *w = zero_floats(k), y = 0.0f;
             x[k - 1] = specials[s];
             w[k - 1] = 2.0f;
             struct hy_matmul_args args = {.x = x, .m = 1, .n = 1, .k = k, .w = w, .w_stride = k,

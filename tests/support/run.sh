@@ -1,30 +1,21 @@
 #!/bin/sh
 # Runs test programs and scripts, named by their source path without ".c" (make gives them), and
-# prints one line for each. A test program reports as Check does; a script as tests/support/
-# script.sh does, which is the same. The last line sums up: N passed, M failed[, K skipped].
+# prints one line for each, as they end. A test program reports as Check does, and so does a
+# script, through tests/support/script.sh. The last line sums up:
+# N passed, M failed[, K skipped].
 #
 # HYMBA_BUILD         folder that holds the programs
 # HYMBA_BUILD_FAILED  1 if something did not build, which counts as one failure
 # HYMBA_WRAPPER       command that each program is run under, such as valgrind
+# JOBS                how many run at a time
 
-CK_DEFAULT_TIMEOUT=${CK_DEFAULT_TIMEOUT:-300}
-UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
-export CK_DEFAULT_TIMEOUT UBSAN_OPTIONS
-
-passed=0
-failed=0
-skipped=0
-output=$(mktemp) || exit 1
-trap 'rm -f "$output"' EXIT
-trap 'exit 130' INT TERM
-
-# The number behind a word in lines like "100%: Checks: 12, Failures: 0, Errors: 0", summed up.
+# The sum of the numbers behind a word in lines like "100%: Checks: 12, Failures: 0, Errors: 0".
 count_of() {
-    sed -n "s/^[0-9]*%: Checks: .*/, &/; s/^, .*$1: \\([0-9]*\\).*/\\1/p" "$output" |
+    sed -n "s/^[0-9]*%: Checks: .*/, &/; s/^, .*$1: \([0-9]*\).*/\1/p" "$2" |
         awk '{ sum += $1 } END { print sum + 0 }'
 }
 
-run_one() {
+run_test() {
     case $1 in
     *.sh) sh "$1" ;;
     *)
@@ -38,11 +29,14 @@ run_one() {
     esac
 }
 
-for test in "$@"; do
-    run_one "$test" > "$output" 2>&1
+# Runs one test, prints its lines at once, so that those of others do not come between, and adds
+# its numbers to the file "counts".
+run_and_report() {
+    output=$(mktemp "$HYMBA_TEST_WORK/XXXXXX") || return
+    run_test "$1" > "$output" 2>&1 < /dev/null
     status=$?
-    checks=$(count_of Checks)
-    bad=$(($(count_of Failures) + $(count_of Errors)))
+    checks=$(count_of Checks "$output")
+    bad=$(($(count_of Failures "$output") + $(count_of Errors "$output")))
     left_out=$(grep -c '^skipped: ' "$output")
     # Died, or ended badly for a reason outside its cases (a leak, say): one failure more.
     if [ $status -ne 0 ] && [ $bad -eq 0 ]; then
@@ -52,25 +46,46 @@ for test in "$@"; do
     good=$((checks - bad))
     [ $left_out -gt $good ] && left_out=$good
     good=$((good - left_out))
-    passed=$((passed + good))
-    failed=$((failed + bad))
-    skipped=$((skipped + left_out))
     line="$good passed"
     [ $left_out -gt 0 ] && line="$line, $left_out skipped"
     if [ $bad -gt 0 ]; then
-        echo "FAILED $test: $line, $bad failed (exit status $status)"
+        echo "FAILED $1: $line, $bad failed (exit status $status)"
         sed 's/^/    /' "$output"
     else
-        echo "ok     $test: $line"
+        echo "ok     $1: $line"
         grep '^skipped: ' "$output" | sort -u | sed 's/^/         /'
-    fi
-done
+    fi > "$output.report"
+    cat "$output.report"
+    echo "$good $bad $left_out" >> "$HYMBA_TEST_WORK/counts"
+}
 
+if [ "$1" = --one ]; then
+    run_and_report "$2"
+    exit 0
+fi
+
+CK_DEFAULT_TIMEOUT=${CK_DEFAULT_TIMEOUT:-300}
+UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+HYMBA_TEST_WORK=$(mktemp -d) || exit 1
+export CK_DEFAULT_TIMEOUT UBSAN_OPTIONS HYMBA_TEST_WORK
+trap 'rm -rf "$HYMBA_TEST_WORK"' EXIT
+trap 'exit 130' INT TERM
+
+[ $# -gt 0 ] && printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-1}" "$0" --one
+touch "$HYMBA_TEST_WORK/counts"
+missing=$(($# - $(wc -l < "$HYMBA_TEST_WORK/counts")))
+[ $missing -ne 0 ] && echo "FAILED run: $missing tests did not report"
 if [ "${HYMBA_BUILD_FAILED:-0}" != 0 ]; then
     echo "FAILED build: something did not build, see above"
-    failed=$((failed + 1))
+    missing=$((missing + 1))
 fi
-summary="$passed passed, $failed failed"
-[ $skipped -gt 0 ] && summary="$summary, $skipped skipped"
-echo "$summary"
-[ $failed -eq 0 ] && [ $((passed + skipped)) -gt 0 ]
+awk -v missing=$missing '
+    { passed += $1; failed += $2; skipped += $3 }
+    END {
+        failed += missing
+        printf "%d passed, %d failed", passed, failed
+        if (skipped > 0)
+            printf ", %d skipped", skipped
+        printf "\n"
+        exit failed > 0 || passed + skipped == 0
+    }' "$HYMBA_TEST_WORK/counts"

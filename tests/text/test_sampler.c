@@ -219,6 +219,29 @@ START_TEST(each_stage_and_all_together)
 }
 END_TEST
 
+/* min-p against the C library's exp, at thresholds that lie as close to it as a float can. */
+START_TEST(exponential_is_exact)
+{
+    int kept = 0;
+    for (int i = 1; i <= 2000; i++) {
+        float logits[2] = {0, -0.0061f * (float)i};
+        double weight = exp(logits[1]);
+        hymba_sampler_params params = defaults();
+        params.temperature = 1e9f;
+        params.min_p = (float)weight;
+        hymba_sampler *sampler = create(params);
+        bool comes = false;
+        for (int j = 0; j < 32; j++)
+            comes = sample(sampler, logits, 2) == 1 || comes;
+        ck_assert_msg(comes == (weight >= params.min_p), "exp(%g)", logits[1]);
+        kept += comes;
+        hy_sampler_release(sampler);
+    }
+    ck_assert_int_gt(kept, 800);
+    ck_assert_int_lt(kept, 1200);
+}
+END_TEST
+
 START_TEST(impossible_tokens_never_come)
 {
     float logits[50];
@@ -541,6 +564,7 @@ int main(void)
     TCase *tests = tcase_create("sampler");
     tcase_set_timeout(tests, 0);
     tcase_add_test(tests, each_stage_and_all_together);
+    tcase_add_test(tests, exponential_is_exact);
     tcase_add_test(tests, impossible_tokens_never_come);
     tcase_add_test(tests, greedy_takes_the_lowest_of_equals);
     tcase_add_test(tests, extreme_temperatures);

@@ -1,4 +1,5 @@
 /* Encoding and decoding: every recorded case, both forms of the tokenizer, and the edges. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,6 +240,45 @@ START_TEST(long_texts)
 }
 END_TEST
 
+/* What one thread does with the tokenizer that all of them share. */
+struct reader {
+    pthread_t thread;
+    const hymba_tokenizer *tokenizer;
+    size_t n_right;
+};
+
+static void *read_on(void *argument)
+{
+    static const char text[] = "Once upon a time</s>there was a tokenizer.";
+    struct reader *reader = argument;
+    for (unsigned round = 0; round < 50; round++) {
+        struct hy_ids ids = {.memory = hy_tokenizer_memory(reader->tokenizer)};
+        char decoded[64];
+        size_t size = 0;
+        if (hy_tokenizer_encode(reader->tokenizer, text, sizeof text - 1, HYMBA_ENCODE_SPECIAL,
+                                &ids, NULL) == HYMBA_OK &&
+            hy_tokenizer_decode(reader->tokenizer, ids.data, ids.count, HYMBA_DECODE_SPECIAL,
+                                decoded, sizeof decoded, &size, NULL) == HYMBA_OK)
+            reader->n_right += size == sizeof text && memcmp(decoded + size - 6, "nizer.", 6) == 0;
+        hy_free(ids.memory, ids.data);
+    }
+    return NULL;
+}
+
+START_TEST(many_threads_share_a_tokenizer)
+{
+    struct reader readers[4];
+    for (size_t i = 0; i < 4; i++) {
+        readers[i] = (struct reader){.tokenizer = tokenizers[0].tokenizer};
+        ck_assert_int_eq(pthread_create(&readers[i].thread, NULL, read_on, &readers[i]), 0);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        ck_assert_int_eq(pthread_join(readers[i].thread, NULL), 0);
+        ck_assert_uint_eq(readers[i].n_right, 50);
+    }
+}
+END_TEST
+
 START_TEST(encode_appends_and_checks_its_flags)
 {
     const hymba_tokenizer *tokenizer = tokenizers[0].tokenizer;
@@ -352,6 +392,7 @@ int main(void)
     tcase_add_test(cases, both_forms_agree_on_random_text);
     tcase_add_test(cases, ordinary_text_stays_ordinary);
     tcase_add_test(cases, long_texts);
+    tcase_add_test(cases, many_threads_share_a_tokenizer);
     tcase_add_test(cases, encode_appends_and_checks_its_flags);
     tcase_add_test(cases, decode_checks_ids_and_respects_the_capacity);
     tcase_add_test(cases, directories);

@@ -37,7 +37,8 @@ static size_t score_keys(const struct query *query)
     size_t element = hy_dtype_size(args->cache_type), n_keys = 0;
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
-        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        struct hy_visible visible =
+            hy_visible_keys(span, query->position, query->sequence->window);
         size_t first = query->kv_head * span->k_head_stride + visible.begin * args->qk_size;
         struct hy_matmul_args product = {
             .x = query->q,
@@ -163,7 +164,8 @@ static void weigh_values(const struct query *query)
     memset(query->out, 0, query->n_heads * args->v_size * sizeof *query->out);
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
-        struct hy_visible visible = hy_visible_keys(span, query->position, args->window);
+        struct hy_visible visible =
+            hy_visible_keys(span, query->position, query->sequence->window);
         size_t first = query->kv_head * span->v_head_stride + visible.begin * args->v_size;
         struct values values = {
             .v = (const unsigned char *)span->v + first * element,

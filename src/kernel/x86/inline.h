@@ -8,6 +8,7 @@
 
 #define HY_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop of a constant, small number of passes. */
 #ifdef __clang__
 #define HY_UNROLL _Pragma("clang loop unroll(full)")
 #else

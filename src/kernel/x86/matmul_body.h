@@ -25,22 +25,22 @@ HY_INLINE void store_sum(const struct hy_matmul_args *args, size_t t, size_t j, 
     *y = args->accumulate ? *y + sum : sum;
 }
 
-/* Adds the products of vector i (n lanes; LANES: all) to the partial sums. */
+/* Adds the products of the vector that begins at i to the partial sums; n lanes if not whole. */
 HY_INLINE void tile_step(vec sums[MOST_X][TILE_W], const float *x, size_t x_stride,
-                         const unsigned char *w, size_t w_bytes, size_t i, size_t n,
-                         const size_t n_x, const size_t n_w, const hymba_dtype dtype)
+                         const unsigned char *w, size_t w_bytes, size_t i, const bool whole,
+                         size_t n, const size_t n_x, const size_t n_w, const hymba_dtype dtype)
 {
     const size_t element = dtype == HYMBA_DTYPE_F32 ? 4 : 2;
     vec rows[MOST_X];
     HY_UNROLL
     for (size_t t = 0; t < n_x; t++) {
         const float *p = x + t * x_stride + i;
-        rows[t] = n == LANES ? vec_load(p) : vec_load_n(p, n);
+        rows[t] = whole ? vec_load(p) : vec_load_n(p, n);
     }
     HY_UNROLL
     for (size_t j = 0; j < n_w; j++) {
         const unsigned char *p = w + j * w_bytes + i * element;
-        vec weights = n == LANES ? vec_load_as(p, dtype) : vec_load_as_n(p, dtype, n);
+        vec weights = whole ? vec_load_as(p, dtype) : vec_load_as_n(p, dtype, n);
         HY_UNROLL
         for (size_t t = 0; t < n_x; t++)
             sums[t][j] = vec_fma(rows[t], weights, sums[t][j]);
@@ -63,9 +63,9 @@ HY_INLINE void tile(const struct hy_matmul_args *args, size_t t, size_t j, size_
             sums[row][column] = vec_zero();
     }
     for (; i + LANES <= k; i += LANES)
-        tile_step(sums, x, args->x_stride, w, w_bytes, i, LANES, n_x, n_w, dtype);
+        tile_step(sums, x, args->x_stride, w, w_bytes, i, true, LANES, n_x, n_w, dtype);
     if (i < k)
-        tile_step(sums, x, args->x_stride, w, w_bytes, i, k - i, n_x, n_w, dtype);
+        tile_step(sums, x, args->x_stride, w, w_bytes, i, false, k - i, n_x, n_w, dtype);
     HY_UNROLL
     for (size_t row = 0; row < n_x; row++) {
         if (n_w == TILE_W) {

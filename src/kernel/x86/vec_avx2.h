@@ -38,7 +38,7 @@ HY_INLINE vec vec_load(const float *p)
 
 HY_INLINE vec vec_load_n(const float *p, size_t n)
 {
-    return n == LANES ? vec_load(p) : _mm256_maskload_ps(p, first_lanes(n));
+    return _mm256_maskload_ps(p, first_lanes(n));
 }
 
 HY_INLINE void vec_store(float *p, vec v)

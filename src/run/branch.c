@@ -1,0 +1,305 @@
+#include "run/branch.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "run/decode.h"
+
+static size_t vocabulary_of(const hymba_session *session)
+{
+    return session->context->model->plan.config.vocabulary_size;
+}
+
+/* ------------------------------------------------------------------- fork */
+
+static hymba_status copy_tokens(const hymba_session *from, size_t n_tokens, hymba_session *to,
+                                hymba_error *error)
+{
+    hymba_status status = hy_session_reserve_tokens(to, n_tokens, error);
+    if (status == HYMBA_OK && n_tokens > 0)
+        memcpy(to->tokens, from->tokens, n_tokens * sizeof *to->tokens);
+    if (status == HYMBA_OK)
+        to->n_tokens = n_tokens;
+    return status;
+}
+
+static hymba_status copy_logits(const hymba_session *from, hymba_session *to, hymba_error *error)
+{
+    hymba_status status = hy_session_reserve_logits(to, from->logits_rows, error);
+    if (status != HYMBA_OK || from->logits_rows == 0)
+        return status;
+    memcpy(to->logits, from->logits,
+           from->logits_rows * vocabulary_of(from) * sizeof *to->logits);
+    to->logits_rows = from->logits_rows;
+    to->logits_of_last = from->logits_of_last;
+    return HYMBA_OK;
+}
+
+static hymba_status share_snapshots(const hymba_session *from, hymba_session *to,
+                                    hymba_error *error)
+{
+    const struct hy_snapshot_list *list = &from->snapshots;
+    hymba_status status =
+        hy_snapshot_list_reserve(to->memory, &to->snapshots, list->count, error);
+    for (size_t i = 0; status == HYMBA_OK && i < list->count; i++)
+        hy_snapshot_list_add(&to->snapshots, hy_snapshot_retain(list->items[i]));
+    return status;
+}
+
+/* An empty session with the same parameters, whose state is still to be made. */
+static hymba_status create_like(const hymba_session *session, hymba_session **out,
+                                hymba_error *error)
+{
+    hymba_session_params params = {
+        .max_tokens = session->max_tokens,
+        .limit_policy = session->limit_policy,
+        .snapshot_interval = session->snapshots.interval,
+        .snapshot_budget = session->snapshots.budget,
+        .memory_limit = session->memory_limit,
+    };
+    return hy_session_create_bare(session->context, &params, out, error);
+}
+
+hymba_status hy_session_fork(hymba_session *session, hymba_session **out, hymba_reuse_info *info,
+                             hymba_error *error)
+{
+    *out = NULL;
+    hymba_session *fork;
+    hymba_status status = create_like(session, &fork, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_state_copy(&session->state, fork->memory, true, &fork->state, error);
+    if (status == HYMBA_OK)
+        status = copy_tokens(session, session->n_tokens, fork, error);
+    if (status == HYMBA_OK)
+        status = copy_logits(session, fork, error);
+    if (status == HYMBA_OK)
+        status = share_snapshots(session, fork, error);
+    if (status == HYMBA_OK)
+        status = hy_session_check_memory(fork, 0, error);
+    if (status != HYMBA_OK) {
+        hy_session_release(fork);
+        return status;
+    }
+    uint64_t shared;
+    info->reused_tokens = fork->n_tokens;
+    info->shared_bytes = hy_state_block_bytes(&fork->state, &shared);
+    info->copied_bytes = fork->state.layout->fixed_bytes;
+    *out = fork;
+    return HYMBA_OK;
+}
+
+/* -------------------------------------------------------------- snapshots */
+
+hymba_status hy_session_snapshot(hymba_session *session, const char *name, hymba_reuse_info *info,
+                                 hymba_error *error)
+{
+    struct hy_snapshot_list *list = &session->snapshots;
+    struct hy_snapshot *snapshot;
+    bool logits = session->logits_rows > 0 && session->logits_of_last;
+    hymba_status status =
+        hy_snapshot_list_reserve(session->memory, list, list->count + 1, error);
+    if (status == HYMBA_OK)
+        status = hy_snapshot_create(&session->context->memory, &session->state,
+                                    logits ? hy_session_last_logits(session) : NULL,
+                                    vocabulary_of(session), &snapshot, error);
+    if (status != HYMBA_OK)
+        return status;
+    if (name)
+        memcpy(snapshot->name, name, strlen(name)); /* its length was checked; the rest is 0 */
+    if (!hy_snapshot_list_make_room(list, snapshot->bytes)) {
+        status = hy_fail(error, HYMBA_ERROR_LIMIT,
+                         "a snapshot of %llu bytes does not fit the snapshot_budget, %llu, of "
+                         "which %llu are taken",
+                         (unsigned long long)snapshot->bytes, (unsigned long long)list->budget,
+                         (unsigned long long)list->bytes);
+        hy_snapshot_release(snapshot);
+        return status;
+    }
+    uint64_t shared;
+    hy_state_block_bytes(&snapshot->state, &shared);
+    info->reused_tokens = session->n_tokens;
+    info->shared_bytes = shared;
+    info->copied_bytes = snapshot->bytes;
+    hy_snapshot_list_add(list, snapshot);
+    return HYMBA_OK;
+}
+
+/* ------------------------------------------------------------- going back */
+
+/* Where a session can start from on its way to a length. */
+struct start {
+    enum { START_BEGINNING, START_SNAPSHOT, START_STEP } kind;
+    uint64_t length;
+    const struct hy_snapshot *snapshot;
+};
+
+/* The longest kept state of at most length tokens. */
+static struct start find_start(const hymba_session *session, uint64_t length)
+{
+    const struct hy_state *state = &session->state;
+    struct start start = {.kind = START_BEGINNING};
+    size_t index = hy_snapshot_list_find(&session->snapshots, length);
+    if (index < session->snapshots.count) {
+        start.kind = START_SNAPSHOT;
+        start.snapshot = session->snapshots.items[index];
+        start.length = start.snapshot->length;
+    }
+    for (size_t back = 0; back < state->layout->rewind_tokens && back < length; back++) {
+        uint64_t candidate = length - back;
+        if (candidate <= start.length)
+            break;
+        if (!hy_state_can_step_back(state, state->layout->n_meta + candidate))
+            continue;
+        start.kind = START_STEP;
+        start.length = candidate;
+        break;
+    }
+    return start;
+}
+
+/* Logits that a snapshot brings; the buffer was reserved before. */
+static void take_logits(hymba_session *session, const struct hy_snapshot *snapshot)
+{
+    session->logits_rows = 0;
+    session->logits_of_last = false;
+    if (!snapshot || !snapshot->logits)
+        return;
+    memcpy(session->logits, snapshot->logits, vocabulary_of(session) * sizeof *session->logits);
+    session->logits_rows = 1;
+    session->logits_of_last = true;
+}
+
+/* Straight to a state that was kept. */
+static hymba_status go_to(hymba_session *session, const struct start *start, hymba_error *error)
+{
+    hymba_status status = HYMBA_OK;
+    if (start->kind == START_SNAPSHOT) {
+        status = hy_session_reserve_logits(session, 1, error);
+        if (status == HYMBA_OK)
+            status = hy_state_return_to(&session->state, &start->snapshot->state, error);
+        if (status != HYMBA_OK)
+            return status;
+    } else if (start->kind == START_STEP) {
+        hy_state_step_back(&session->state, session->state.layout->n_meta + start->length);
+    } else {
+        hy_state_reset(&session->state);
+    }
+    take_logits(session, start->kind == START_SNAPSHOT ? start->snapshot : NULL);
+    session->n_tokens = (size_t)start->length;
+    hy_snapshot_list_cut(&session->snapshots, start->length);
+    return HYMBA_OK;
+}
+
+/* A state of its own at the start, for a second session that runs ahead of this one. */
+static hymba_status copy_start(const hymba_session *session, const struct start *start,
+                               hymba_session *ahead, hymba_error *error)
+{
+    hymba_context *context = session->context;
+    hymba_status status;
+    if (start->kind == START_SNAPSHOT)
+        return hy_state_copy(&start->snapshot->state, ahead->memory, true, &ahead->state, error);
+    if (start->kind == START_BEGINNING) {
+        status = hy_state_create(ahead->memory, &context->memory, session->state.meta,
+                                 &ahead->state, error);
+        ahead->state.full_window = session->state.full_window;
+        return status;
+    }
+    status = hy_state_copy(&session->state, ahead->memory, true, &ahead->state, error);
+    if (status == HYMBA_OK)
+        hy_state_step_back(&ahead->state, session->state.layout->n_meta + start->length);
+    return status;
+}
+
+/* Computes the tokens from the start up to length in a second session, whose state then becomes
+ * this one's: a failure on the way changes nothing. */
+static hymba_status compute_to(hymba_session *session, const struct start *start, uint64_t length,
+                               hymba_error *error)
+{
+    hymba_session *ahead;
+    hymba_status status = create_like(session, &ahead, error);
+    if (status != HYMBA_OK)
+        return status;
+    ahead->memory = session->memory; /* what it allocates will be the session's */
+    ahead->snapshots.interval = 0;   /* those on the way are there already, or not wanted */
+    status = copy_start(session, start, ahead, error);
+    if (status == HYMBA_OK)
+        status = copy_tokens(session, (size_t)start->length, ahead, error);
+    if (status == HYMBA_OK) {
+        struct hy_item item = {
+            .session = ahead,
+            .tokens = session->tokens + start->length,
+            .n_tokens = (size_t)(length - start->length),
+            .logits = HYMBA_LOGITS_LAST,
+        };
+        status = hy_decode(session->context, &item, 1, error);
+    }
+    if (status == HYMBA_OK) {
+        hy_session_swap(session, ahead);
+        hy_snapshot_list_cut(&session->snapshots, length);
+    }
+    hy_session_release(ahead);
+    return status;
+}
+
+hymba_status hy_session_rewind(hymba_session *session, uint64_t length, int32_t mode,
+                               hymba_reuse_info *info, hymba_error *error)
+{
+    if (length > session->n_tokens)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "length: found %llu, the session has %zu",
+                       (unsigned long long)length, session->n_tokens);
+    if (length == session->n_tokens) {
+        info->reused_tokens = length;
+        return HYMBA_OK;
+    }
+    struct start start = find_start(session, length);
+    if (start.length < length && mode == HYMBA_REWIND_KEPT)
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "no state is kept at length %llu; the nearest before it is at %llu "
+                       "(HYMBA_REWIND_COMPUTE computes from there)",
+                       (unsigned long long)length, (unsigned long long)start.length);
+    uint64_t computed = length - start.length;
+    uint64_t reused = start.length;
+    uint64_t copied = start.kind == START_SNAPSHOT ? session->state.layout->fixed_bytes
+                                                   : session->state.layout->recurrent_bytes;
+    hymba_status status = computed > 0 ? compute_to(session, &start, length, error)
+                                       : go_to(session, &start, error);
+    if (status == HYMBA_OK) {
+        info->reused_tokens = reused;
+        info->computed_tokens = computed;
+        info->copied_bytes = copied;
+    }
+    return status;
+}
+
+/* ------------------------------------------------------------ description */
+
+static uint64_t shortest_step(const hymba_session *session)
+{
+    const struct hy_state *state = &session->state;
+    uint64_t length = session->n_tokens;
+    while (length > 0 && hy_state_can_step_back(state, state->layout->n_meta + length - 1))
+        length--;
+    return length;
+}
+
+void hy_session_describe(const hymba_session *session, hymba_session_info *info)
+{
+    const struct hy_state *state = &session->state;
+    uint64_t shared, blocks = hy_state_block_bytes(state, &shared);
+    bool slides = session->limit_policy == HYMBA_LIMIT_SLIDE && session->max_tokens > 0 &&
+                  session->n_tokens > session->max_tokens;
+    *info = (hymba_session_info){
+        .length = session->n_tokens,
+        .max_tokens = session->max_tokens,
+        .first_visible = slides ? session->n_tokens - session->max_tokens : 0,
+        .rewind_length = shortest_step(session),
+        .n_snapshots = session->snapshots.count,
+        .snapshot_bytes = session->snapshots.bytes,
+        .memory_bytes = atomic_load(&session->memory->used) + blocks + session->snapshots.bytes,
+        .shared_bytes = shared,
+        .capabilities = HYMBA_CAN_FORK | HYMBA_CAN_SNAPSHOT | HYMBA_CAN_SAVE | HYMBA_CAN_SLIDE |
+                        (state->layout->rewind_tokens > 0 ? HYMBA_CAN_REWIND_STEPS : 0),
+        .limit_policy = session->limit_policy,
+    };
+}

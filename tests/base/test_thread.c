@@ -1,0 +1,343 @@
+/* The pool of threads: every unit once, whole parts, sleep and wake, failures. */
+#include "base/thread.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "host.h"
+
+enum { MAX_UNITS = 400, MAX_THREADS = 8 };
+
+static struct test_host host;
+static struct hy_memory memory;
+static hymba_error error;
+
+static void setup(void)
+{
+    test_host_init(&host);
+    hymba_error_init(&error, sizeof error);
+    test_status(hy_memory_init(&memory, &host.host, &error), HYMBA_OK, error);
+}
+
+static void teardown(void)
+{
+    test_host_check(&host);
+}
+
+static struct hy_pool *new_pool(unsigned n_threads)
+{
+    struct hy_pool *pool;
+    test_status(hy_pool_create(&memory, n_threads, &pool, &error), HYMBA_OK, error);
+    ck_assert_uint_eq(hy_pool_threads(pool), n_threads);
+    return pool;
+}
+
+static void wait_microseconds(long count)
+{
+    struct timespec pause = {count / 1000000, count % 1000000 * 1000};
+    nanosleep(&pause, NULL);
+}
+
+/* What the threads write. Plain variables: if two threads did one unit, or one part while the
+ * caller went on, the thread sanitizer would see it. */
+struct record {
+    size_t align;
+    unsigned char done[MAX_UNITS];
+    struct {
+        size_t begin, end;
+        unsigned calls;
+        pthread_t self;
+    } parts[MAX_THREADS];
+    unsigned strangers; /* calls with a number that is no thread's */
+};
+
+static void record_part(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    struct record *record = argument;
+    if (thread >= MAX_THREADS) {
+        record->strangers++;
+        return;
+    }
+    record->parts[thread].begin = begin;
+    record->parts[thread].end = end;
+    record->parts[thread].calls++;
+    record->parts[thread].self = pthread_self();
+    for (size_t i = begin; i < end && i < MAX_UNITS; i++)
+        record->done[i]++;
+}
+
+static void check_record(const struct record *record, unsigned n_threads, size_t n_units,
+                         size_t grain, size_t align)
+{
+    size_t n_parts = 0;
+    ck_assert_uint_eq(record->strangers, 0);
+    for (size_t i = 0; i < MAX_UNITS; i++)
+        ck_assert_msg(record->done[i] == (i < n_units),
+                      "unit %zu of %zu done %d times (grain %zu, align %zu, %u threads)", i,
+                      n_units, record->done[i], grain, align, n_threads);
+    for (unsigned i = 0; i < MAX_THREADS; i++) {
+        size_t begin = record->parts[i].begin, end = record->parts[i].end;
+        ck_assert_uint_le(record->parts[i].calls, i < n_threads ? 1 : 0);
+        if (record->parts[i].calls == 0)
+            continue;
+        n_parts++;
+        ck_assert_uint_lt(begin, end);
+        ck_assert_uint_eq(begin % align, 0);
+        ck_assert_msg(end % align == 0 || end == n_units, "a part ends at %zu, align %zu", end,
+                      align);
+    }
+    /* No more parts than units allow; one part is done by the caller itself. */
+    size_t most = grain > 1 ? n_units / grain : n_units;
+    ck_assert_uint_le(n_parts, most > 1 ? most : 1);
+    if (n_parts == 1) {
+        ck_assert_uint_eq(record->parts[0].calls, 1);
+        ck_assert(pthread_equal(record->parts[0].self, pthread_self()));
+    }
+}
+
+static void run_once(struct hy_pool *pool, size_t n_units, size_t grain, size_t align)
+{
+    struct record record;
+    memset(&record, 0, sizeof record);
+    hy_pool_run(pool, record_part, &record, n_units, grain, align);
+    check_record(&record, hy_pool_threads(pool), n_units, grain, align);
+}
+
+static const unsigned thread_counts[] = {1, 2, 3, MAX_THREADS};
+
+START_TEST(every_unit_once)
+{
+    static const size_t grains[] = {0, 1, 2, 5, 1000}, aligns[] = {1, 2, 3, 8, 64};
+    struct hy_pool *pool = new_pool(thread_counts[_i]);
+    for (size_t g = 0; g < sizeof grains / sizeof grains[0]; g++)
+        for (size_t a = 0; a < sizeof aligns / sizeof aligns[0]; a++)
+            for (size_t n = 1; n <= 20; n += 1 + n / 10)
+                run_once(pool, n, grains[g], aligns[a]);
+    for (int turn = 0; turn < 200; turn++)
+        run_once(pool, 1 + test_random_below(MAX_UNITS), test_random_below(80),
+                 1 + test_random_below(70));
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+/* Enough units for every thread: then every thread gets some. */
+START_TEST(all_threads_work)
+{
+    for (unsigned n_threads = 1; n_threads <= MAX_THREADS; n_threads++) {
+        struct hy_pool *pool = new_pool(n_threads);
+        struct record record;
+        memset(&record, 0, sizeof record);
+        hy_pool_run(pool, record_part, &record, 16 * (size_t)n_threads, 16, 16);
+        for (unsigned i = 0; i < n_threads; i++) {
+            ck_assert_uint_eq(record.parts[i].calls, 1);
+            for (unsigned j = 0; j < i; j++)
+                ck_assert(!pthread_equal(record.parts[i].self, record.parts[j].self));
+        }
+        ck_assert(pthread_equal(record.parts[0].self, pthread_self()));
+        hy_pool_destroy(pool);
+    }
+}
+END_TEST
+
+static void refuse_to_run(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    (void)begin;
+    (void)end;
+    (void)thread;
+    *(int *)argument = 1;
+}
+
+START_TEST(nothing_to_do)
+{
+    int ran = 0;
+    struct hy_pool *pool = new_pool(3);
+    hy_pool_run(pool, refuse_to_run, &ran, 0, 1, 1);
+    hy_pool_run(pool, refuse_to_run, &ran, 0, 0, 64);
+    ck_assert_int_eq(ran, 0);
+    hy_pool_destroy(pool);
+    hy_pool_destroy(NULL);
+}
+END_TEST
+
+static void add_one(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    unsigned long *sums = argument;
+    (void)thread;
+    for (size_t i = begin; i < end; i++)
+        sums[i]++;
+}
+
+/* Pieces one behind the other, as in a decode step. */
+START_TEST(many_runs)
+{
+    enum { N_RUNS = 20000, N_UNITS = 6 };
+    unsigned long sums[N_UNITS] = {0};
+    struct hy_pool *pool = new_pool(2);
+    for (int i = 0; i < N_RUNS; i++)
+        hy_pool_run(pool, add_one, sums, N_UNITS, 1, 1 + (size_t)i % 3);
+    for (int i = 0; i < N_UNITS; i++)
+        ck_assert_uint_eq(sums[i], N_RUNS);
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+/* More threads than this machine is likely to give: they take turns. */
+START_TEST(more_threads_than_processors)
+{
+    enum { N_RUNS = 50 };
+    unsigned long sums[64] = {0};
+    struct hy_pool *pool = new_pool(16);
+    for (int i = 0; i < N_RUNS; i++)
+        hy_pool_run(pool, add_one, sums, 64, 1, 1);
+    for (int i = 0; i < 64; i++)
+        ck_assert_uint_eq(sums[i], N_RUNS);
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+/* Pauses around the time after which a thread goes to sleep, so that pieces meet threads that
+ * watch, that sleep, and that are just about to. */
+START_TEST(sleep_and_wake)
+{
+    unsigned long sums[64] = {0};
+    unsigned long n_runs = 0;
+    struct hy_pool *pool = new_pool(3);
+    for (long pause = 1; pause < 20000; pause = pause * 3 / 2 + 1) {
+        for (int i = 0; i < 4; i++, n_runs++) {
+            wait_microseconds(pause);
+            hy_pool_run(pool, add_one, sums, 64, 1, 1);
+        }
+    }
+    for (int i = 0; i < 64; i++)
+        ck_assert_uint_eq(sums[i], n_runs);
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+START_TEST(end_at_any_time)
+{
+    for (int i = 0; i < 40; i++) {
+        struct hy_pool *pool = new_pool(4);
+        unsigned long sums[64] = {0};
+        if (i % 2)
+            hy_pool_run(pool, add_one, sums, 64, 1, 1);
+        if (i % 3)
+            wait_microseconds(i * 300); /* from watching threads to sleeping ones */
+        hy_pool_destroy(pool);
+    }
+}
+END_TEST
+
+/* Two pools of one process do not meet. */
+static void *use_own_pool(void *argument)
+{
+    unsigned long *sums = argument;
+    struct hy_memory own;
+    struct hy_pool *pool;
+    hy_memory_inherit(&own, &memory);
+    if (hy_pool_create(&own, 2, &pool, NULL) != HYMBA_OK)
+        return NULL;
+    for (int i = 0; i < 500; i++)
+        hy_pool_run(pool, add_one, sums, 16, 1, 1);
+    hy_pool_destroy(pool);
+    return NULL;
+}
+
+START_TEST(pools_side_by_side)
+{
+    pthread_t threads[2];
+    unsigned long sums[2][16] = {{0}};
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, use_own_pool, sums[i]), 0);
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    for (int i = 0; i < 16; i++) {
+        ck_assert_uint_eq(sums[0][i], 500);
+        ck_assert_uint_eq(sums[1][i], 500);
+    }
+}
+END_TEST
+
+START_TEST(no_memory)
+{
+    struct hy_pool *pool;
+    for (long i = 0;; i++) {
+        test_host_fail_at(&host, i, false);
+        hymba_status status = hy_pool_create(&memory, 3, &pool, &error);
+        if (status == HYMBA_OK) {
+            ck_assert_int_eq(i, 2);
+            break;
+        }
+        test_status(status, HYMBA_ERROR_MEMORY, error);
+        ck_assert_ptr_null(pool);
+        test_host_check(&host);
+    }
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+/* Whether the address space may be limited: sanitizers and valgrind need it for themselves. */
+static bool may_limit_addresses(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return false;
+#else
+    const char *preloaded = getenv("LD_PRELOAD");
+    return !preloaded || !strstr(preloaded, "vgpreload");
+#endif
+}
+
+/* Without room for stacks some threads start and then one does not: those must end again. */
+START_TEST(threads_that_cannot_start)
+{
+    enum { N_THREADS = 200 };
+    struct rlimit old, small;
+    struct hy_pool *pool;
+    if (!may_limit_addresses())
+        return;
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &old), 0);
+    free(malloc(100000)); /* the heap has room for the pool itself */
+    small = old;
+    small.rlim_cur = 200 << 20;
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &small), 0);
+    hymba_status status = hy_pool_create(&memory, N_THREADS, &pool, &error);
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &old), 0);
+    test_status(status, HYMBA_ERROR_THREAD, error);
+    ck_assert_ptr_null(pool);
+    ck_assert_int_ne(error.system_code, 0);
+    ck_assert_ptr_nonnull(strstr(error.message, "of 200 cannot be started"));
+}
+END_TEST
+
+START_TEST(processors)
+{
+    unsigned count = hy_processor_count();
+    ck_assert_uint_ge(count, 1);
+    ck_assert_uint_le(count, (unsigned)sysconf(_SC_NPROCESSORS_CONF));
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("thread");
+    TCase *tests = tcase_create("pool");
+    tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_loop_test(tests, every_unit_once, 0,
+                        sizeof thread_counts / sizeof thread_counts[0]);
+    tcase_add_test(tests, all_threads_work);
+    tcase_add_test(tests, nothing_to_do);
+    tcase_add_test(tests, many_runs);
+    tcase_add_test(tests, more_threads_than_processors);
+    tcase_add_test(tests, sleep_and_wake);
+    tcase_add_test(tests, end_at_any_time);
+    tcase_add_test(tests, pools_side_by_side);
+    tcase_add_test(tests, no_memory);
+    tcase_add_test(tests, threads_that_cannot_start);
+    tcase_add_test(tests, processors);
+    suite_add_tcase(suite, tests);
+    return test_main(suite);
+}
