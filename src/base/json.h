@@ -39,7 +39,8 @@ const char *hy_json_kind_name(enum hy_json_kind kind); /* "an integer", "absent"
 bool hy_json_bool(const hy_json *value);       /* false unless it is true */
 int64_t hy_json_integer(const hy_json *value); /* 0 unless an integer */
 double hy_json_real(const hy_json *value);     /* of an integer or real; else 0 */
-const char *hy_json_string(const hy_json *value, size_t *length); /* NULL unless a string; may hold NUL */
+/* NULL unless a string, which may hold NUL bytes. */
+const char *hy_json_string(const hy_json *value, size_t *length);
 
 size_t hy_json_array_size(const hy_json *value); /* 0 unless an array */
 const hy_json *hy_json_array_get(const hy_json *value, size_t index);

@@ -133,7 +133,6 @@ START_TEST(failures_give_null)
     ck_assert_ptr_null(hy_alloc_array(&memory, 1, 1));
     ck_assert_ptr_null(hy_copy_text(&memory, "x", 1));
     ck_assert_uint_eq(memory.used, 0);
-    ck_assert_uint_eq(memory.peak, 0);
 }
 END_TEST
 
@@ -197,6 +196,44 @@ START_TEST(children_have_the_hooks_and_their_own_counts)
     hy_free(&child, other);
     ck_assert_uint_eq(child.used, 0);
     hy_free(&memory, block);
+}
+END_TEST
+
+/* A child's bytes stand on its parents' accounts too, and any of them may be full. */
+START_TEST(limits)
+{
+    enum { LIMIT = 4096 };
+    struct hy_memory parent, child, grandchild;
+    hy_memory_create_child(&parent, &memory, LIMIT);
+    hy_memory_create_child(&child, &parent, 0);
+    hy_memory_create_child(&grandchild, &child, LIMIT / 2);
+    void *block = hy_alloc(&grandchild, 1000);
+    ck_assert_ptr_nonnull(block);
+    uint64_t used = host.used;
+    ck_assert_uint_eq(grandchild.used, used);
+    ck_assert_uint_eq(child.used, used);
+    ck_assert_uint_eq(parent.used, used);
+    ck_assert_uint_eq(memory.used, used);
+    ck_assert_ptr_null(hy_alloc(&grandchild, LIMIT / 2 - 1000)); /* the header is more than fits */
+    void *other = hy_alloc(&child, LIMIT - 1000 - 2 * HY_ALIGNMENT); /* to the last byte */
+    ck_assert_ptr_nonnull(other);
+    ck_assert_uint_eq(parent.used, LIMIT);
+    ck_assert_ptr_null(hy_alloc(&child, 1));
+    ck_assert_ptr_null(hy_alloc(&grandchild, 1));
+    ck_assert_ptr_null(hy_alloc(&parent, SIZE_MAX / 2));
+    ck_assert_uint_eq(grandchild.used, used);
+    ck_assert_uint_eq(parent.used, LIMIT);
+    ck_assert_uint_eq(memory.used, LIMIT);
+    ck_assert_int_eq(host.n_allocations, 2);
+    hy_free(&child, other);
+    ck_assert_uint_eq(parent.used, used);
+    test_host_fail_at(&host, 0, false); /* what the host refuses stands on no account */
+    ck_assert_ptr_null(hy_alloc(&grandchild, 1));
+    ck_assert_uint_eq(memory.used, used);
+    hy_free(&grandchild, block);
+    ck_assert_uint_eq(grandchild.used, 0);
+    ck_assert_uint_eq(child.used, 0);
+    ck_assert_uint_eq(parent.used, 0);
 }
 END_TEST
 
@@ -310,6 +347,7 @@ int main(void)
     tcase_add_test(tests, half_an_allocator_is_refused);
     tcase_add_test(tests, defaults);
     tcase_add_test(tests, children_have_the_hooks_and_their_own_counts);
+    tcase_add_test(tests, limits);
     tcase_add_test(tests, no_memory_says_for_what);
     tcase_add_test(tests, log_lines);
     tcase_add_test(tests, long_log_lines_are_cut);

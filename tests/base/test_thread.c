@@ -326,6 +326,7 @@ int main(void)
     Suite *suite = suite_create("thread");
     TCase *tests = tcase_create("pool");
     tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_set_timeout(tests, 120); /* for machines with other work to do */
     tcase_add_loop_test(tests, every_unit_once, 0,
                         sizeof thread_counts / sizeof thread_counts[0]);
     tcase_add_test(tests, all_threads_work);

@@ -563,7 +563,7 @@ START_TEST(random_lives)
     };
     for (unsigned i = 0; i < sizeof params / sizeof params[0]; i++) {
         test_random_seed(100 * (unsigned)_i + i);
-        live(&shapes[_i], &params[i], 60);
+        live(&shapes[_i], &params[i], 40);
         test_host_check(&host);
     }
 }

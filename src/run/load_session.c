@@ -1,314 +1,18 @@
-#include "run/saved_session.h"
-
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/file.h"
-#include "format/container.h"
+#include "run/saved_format.h"
+#include "run/saved_session.h"
 
-enum {
-    TAG_PARAMETERS = HY_TAG('P', 'A', 'R', 'M'),
-    TAG_TOKENS = HY_TAG('T', 'O', 'K', 'N'),
-    TAG_META = HY_TAG('M', 'E', 'T', 'A'),
-    TAG_BLOCKS = HY_TAG('B', 'L', 'K', 'S'),
-    TAG_STATE = HY_TAG('S', 'T', 'A', 'T'),
-    TAG_LOGITS = HY_TAG('L', 'O', 'G', 'T'),
-    TAG_SNAPSHOT = HY_TAG('S', 'N', 'A', 'P'),
-    TAG_SAMPLER = HY_TAG('S', 'A', 'M', 'P'),
-    MAX_SAMPLER_STATE = 64 << 20,
-    MAX_SNAPSHOTS = 1 << 20
-};
-
-/* The first chunk. What of it names the model and the context must equal the loading context's. */
-struct saved_parameters {
-    uint64_t fingerprint;
-    uint64_t n_meta, window, rewind_tokens, block_tokens;
-    uint64_t fixed_bytes, block_bytes, meta_bytes, vocabulary;
-    uint32_t cache_type, state_type;
-    /* of the session */
-    uint64_t n_tokens, max_tokens, snapshot_interval, snapshot_budget;
-    int32_t limit_policy;
-    uint32_t has_logits, has_sampler, n_snapshots;
-    uint64_t n_blocks; /* distinct ones, of the session and its snapshots */
-};
-
-/* What every state in the file begins with; then its block numbers and its fixed part follow. */
-struct saved_state {
-    uint64_t length, ring_first, first_block, n_blocks;
-    /* of snapshots */
-    uint32_t automatic, has_logits;
-    char name[HY_SNAPSHOT_NAME];
-};
-
-static struct saved_parameters describe(const hymba_context *context)
-{
-    const struct hy_state_layout *layout = &context->layout;
-    return (struct saved_parameters){
-        .fingerprint = hy_model_fingerprint(context->model),
-        .n_meta = layout->n_meta,
-        .window = layout->window,
-        .rewind_tokens = layout->rewind_tokens,
-        .block_tokens = HY_BLOCK_TOKENS,
-        .fixed_bytes = layout->fixed_bytes,
-        .block_bytes = layout->block_bytes,
-        .meta_bytes = layout->meta_bytes,
-        .vocabulary = context->model->plan.config.vocabulary_size,
-        .cache_type = (uint32_t)layout->cache_type,
-        .state_type = (uint32_t)layout->state_type,
-    };
-}
-
-static size_t blocks_for(const struct hy_state_layout *layout, uint64_t length,
-                         uint64_t first_block)
-{
-    if (layout->block_bytes == 0 || length == 0)
-        return 0;
-    return (size_t)((length - 1) / HY_BLOCK_TOKENS + 1 - first_block);
-}
-
-/* The bytes of a fixed part that are written: a snapshot has no states to step back to. */
-static size_t fixed_part(const struct hy_state_layout *layout, bool snapshot)
-{
-    return snapshot ? layout->history_offset : layout->fixed_bytes;
-}
-
-/* ---------------------------------------------------------------- saving */
-
-/* The blocks of a session and its snapshots, each once. */
-struct block_table {
-    struct hy_block **blocks;
-    size_t count;
-};
-
-struct saver {
-    const hymba_session *session;
-    const struct hy_state_layout *layout;
-    struct hy_container_writer writer;
-    struct block_table table;
-};
-
-static size_t used_blocks(const struct saver *saver, const struct hy_state *state)
-{
-    return blocks_for(saver->layout, state->position - saver->layout->n_meta, state->first_block);
-}
-
-static size_t find_block(const struct block_table *table, const struct hy_block *block)
-{
-    size_t i = 0;
-    while (i < table->count && table->blocks[i] != block)
-        i++;
-    return i;
-}
-
-static void add_blocks(struct saver *saver, const struct hy_state *state)
-{
-    for (size_t i = 0; i < used_blocks(saver, state); i++)
-        if (find_block(&saver->table, state->blocks[i]) == saver->table.count)
-            saver->table.blocks[saver->table.count++] = state->blocks[i];
-}
-
-static hymba_status list_blocks(struct saver *saver, hymba_error *error)
-{
-    const struct hy_snapshot_list *snapshots = &saver->session->snapshots;
-    size_t most = used_blocks(saver, &saver->session->state);
-    for (size_t i = 0; i < snapshots->count; i++)
-        most += used_blocks(saver, &snapshots->items[i]->state);
-    saver->table.blocks =
-        hy_alloc_array(saver->session->memory, most + 1, sizeof *saver->table.blocks);
-    if (!saver->table.blocks)
-        return hy_no_memory(error, most * sizeof *saver->table.blocks, "the list of blocks");
-    add_blocks(saver, &saver->session->state);
-    for (size_t i = 0; i < snapshots->count; i++)
-        add_blocks(saver, &snapshots->items[i]->state);
-    return HYMBA_OK;
-}
-
-static hymba_status put_chunk(struct saver *saver, uint32_t tag, const void *data, size_t size,
-                              hymba_error *error)
-{
-    hymba_status status = hy_container_chunk(&saver->writer, tag, size, error);
-    return status == HYMBA_OK ? hy_container_put(&saver->writer, data, size, error) : status;
-}
-
-static hymba_status put_parameters(struct saver *saver, bool sampler, hymba_error *error)
-{
-    const hymba_session *session = saver->session;
-    struct saved_parameters parameters = describe(session->context);
-    parameters.n_tokens = session->n_tokens;
-    parameters.max_tokens = session->max_tokens;
-    parameters.limit_policy = session->limit_policy;
-    parameters.snapshot_interval = session->snapshots.interval;
-    parameters.snapshot_budget = session->snapshots.budget;
-    parameters.has_logits = session->logits_rows > 0 && session->logits_of_last;
-    parameters.has_sampler = sampler;
-    parameters.n_snapshots = (uint32_t)session->snapshots.count;
-    parameters.n_blocks = saver->table.count;
-    return put_chunk(saver, TAG_PARAMETERS, &parameters, sizeof parameters, error);
-}
-
-static hymba_status put_blocks(struct saver *saver, hymba_error *error)
-{
-    size_t bytes = saver->layout->block_bytes;
-    hymba_status status = hy_container_chunk(&saver->writer, TAG_BLOCKS,
-                                             (uint64_t)saver->table.count * bytes, error);
-    for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++) {
-        status = hy_context_check_cancel(saver->session->context, error);
-        if (status == HYMBA_OK)
-            status = hy_container_put(&saver->writer, saver->table.blocks[i]->data, bytes, error);
-    }
-    return status;
-}
-
-static hymba_status put_state(struct saver *saver, const struct hy_state *state,
-                              const struct hy_snapshot *snapshot, hymba_error *error)
-{
-    const struct hy_state_layout *layout = saver->layout;
-    size_t n = used_blocks(saver, state), kept = snapshot ? 0 : layout->rewind_tokens;
-    struct saved_state saved = {
-        .length = state->position - layout->n_meta,
-        .ring_first = state->ring_first,
-        .first_block = state->first_block,
-        .n_blocks = n,
-    };
-    if (snapshot) {
-        saved.automatic = snapshot->automatic;
-        saved.has_logits = snapshot->logits != NULL;
-        memcpy(saved.name, snapshot->name, sizeof saved.name);
-    }
-    uint64_t size = sizeof saved + n * sizeof(uint64_t) + kept * sizeof *state->kept +
-                    fixed_part(layout, snapshot != NULL);
-    hymba_status status = hy_container_chunk(
-        &saver->writer, snapshot ? TAG_SNAPSHOT : TAG_STATE, size, error);
-    if (status == HYMBA_OK)
-        status = hy_container_put(&saver->writer, &saved, sizeof saved, error);
-    for (size_t i = 0; status == HYMBA_OK && i < n; i++) {
-        uint64_t number = find_block(&saver->table, state->blocks[i]);
-        status = hy_container_put(&saver->writer, &number, sizeof number, error);
-    }
-    if (status == HYMBA_OK && kept > 0)
-        status = hy_container_put(&saver->writer, state->kept, kept * sizeof *state->kept, error);
-    if (status == HYMBA_OK)
-        status = hy_container_put(&saver->writer, state->fixed,
-                                  fixed_part(layout, snapshot != NULL), error);
-    return status;
-}
-
-static hymba_status put_logits(struct saver *saver, const float *logits, hymba_error *error)
-{
-    size_t vocabulary = saver->session->context->model->plan.config.vocabulary_size;
-    return put_chunk(saver, TAG_LOGITS, logits, vocabulary * sizeof *logits, error);
-}
-
-static hymba_status put_snapshots(struct saver *saver, hymba_error *error)
-{
-    const struct hy_snapshot_list *list = &saver->session->snapshots;
-    hymba_status status = HYMBA_OK;
-    for (size_t i = 0; status == HYMBA_OK && i < list->count; i++) {
-        const struct hy_snapshot *snapshot = list->items[i];
-        status = put_state(saver, &snapshot->state, snapshot, error);
-        if (status == HYMBA_OK && snapshot->logits)
-            status = put_logits(saver, snapshot->logits, error);
-    }
-    return status;
-}
-
-static hymba_status put_sampler(struct saver *saver, const hymba_sampler *sampler,
-                                hymba_error *error)
-{
-    size_t size;
-    hymba_status status = hy_sampler_state_size(sampler, &size, error);
-    if (status != HYMBA_OK)
-        return status;
-    unsigned char *state = hy_alloc(saver->session->memory, size);
-    if (!state)
-        return hy_no_memory(error, size, "the sampler's state");
-    hy_sampler_write_state(sampler, state);
-    status = put_chunk(saver, TAG_SAMPLER, state, size, error);
-    hy_free(saver->session->memory, state);
-    return status;
-}
-
-static hymba_status put_all(struct saver *saver, const hymba_sampler *sampler, hymba_error *error)
-{
-    const hymba_session *session = saver->session;
-    hymba_status status = put_parameters(saver, sampler != NULL, error);
-    if (status == HYMBA_OK)
-        status = put_chunk(saver, TAG_TOKENS, session->tokens,
-                           session->n_tokens * sizeof *session->tokens, error);
-    if (status == HYMBA_OK)
-        status = put_chunk(saver, TAG_META, session->state.meta->data, saver->layout->meta_bytes,
-                           error);
-    if (status == HYMBA_OK)
-        status = put_blocks(saver, error);
-    if (status == HYMBA_OK)
-        status = put_state(saver, &session->state, NULL, error);
-    if (status == HYMBA_OK && session->logits_rows > 0 && session->logits_of_last)
-        status = put_logits(saver, hy_session_last_logits(session), error);
-    if (status == HYMBA_OK)
-        status = put_snapshots(saver, error);
-    if (status == HYMBA_OK && sampler)
-        status = put_sampler(saver, sampler, error);
-    return status == HYMBA_OK ? hy_container_end(&saver->writer, error) : status;
-}
-
-hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *sampler,
-                             hymba_write write, void *user, hymba_reuse_info *info,
-                             hymba_error *error)
-{
-    struct saver saver = {.session = session, .layout = session->state.layout};
-    hymba_status status = list_blocks(&saver, error);
-    if (status == HYMBA_OK)
-        status = hy_container_begin(session->memory, write, user, &saver.writer, error);
-    if (status == HYMBA_OK) {
-        status = put_all(&saver, sampler, error);
-        hy_container_writer_free(&saver.writer);
-    }
-    hy_free(session->memory, saver.table.blocks);
-    info->reused_tokens = session->n_tokens;
-    info->copied_bytes = saver.writer.written;
-    return status;
-}
-
-/* A file writer behind the container's write function; keeps the file's own error. */
-struct file_target {
-    struct hy_writer writer;
-    hymba_status status;
-    hymba_error *error;
-};
-
-static int32_t write_to_file(void *user, const void *data, size_t size)
-{
-    struct file_target *target = user;
-    target->status = hy_writer_write(&target->writer, data, size, target->error);
-    return target->status != HYMBA_OK;
-}
-
-hymba_status hy_session_save_file(const hymba_session *session, const hymba_sampler *sampler,
-                                  const char *path, hymba_reuse_info *info, hymba_error *error)
-{
-    hymba_error file_error = {.struct_size = sizeof file_error};
-    struct file_target target = {.error = &file_error};
-    hymba_status status = hy_writer_open(session->memory, path, &target.writer, error);
-    if (status != HYMBA_OK)
-        return status;
-    status = hy_session_save(session, sampler, write_to_file, &target, info, error);
-    if (target.status != HYMBA_OK) /* the file's own sentence says more */
-        status = hy_fail_system(error, target.status, file_error.system_code, "%s",
-                                file_error.message);
-    if (status == HYMBA_OK)
-        status = hy_writer_finish(&target.writer, error);
-    hy_writer_abandon(&target.writer);
-    return status;
-}
-
-/* --------------------------------------------------------------- loading */
+enum { MAX_SAMPLER_STATE = 64 << 20, MAX_SNAPSHOTS = 1 << 20 };
 
 struct loader {
     hymba_context *context;
     const struct hy_state_layout *layout;
     struct hy_container_reader reader;
-    struct saved_parameters parameters;
-    struct block_table table;
+    struct hy_saved_parameters parameters;
+    struct hy_saved_blocks table;
     struct hy_meta_state *meta;
     hymba_session *session;
 };
@@ -346,8 +50,8 @@ static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, 
 
 static hymba_status check_parameters(struct loader *loader, hymba_error *error)
 {
-    const struct saved_parameters *found = &loader->parameters;
-    struct saved_parameters here = describe(loader->context);
+    const struct hy_saved_parameters *found = &loader->parameters;
+    struct hy_saved_parameters here = hy_saved_describe(loader->context);
     const struct {
         const char *name;
         uint64_t found, expected;
@@ -386,7 +90,7 @@ static hymba_status check_parameters(struct loader *loader, hymba_error *error)
 static hymba_status create_session(struct loader *loader, const hymba_session_params *params,
                                    hymba_error *error)
 {
-    const struct saved_parameters *saved = &loader->parameters;
+    const struct hy_saved_parameters *saved = &loader->parameters;
     hymba_session_params as_saved = {
         .max_tokens = saved->max_tokens,
         .limit_policy = saved->limit_policy,
@@ -413,7 +117,7 @@ static hymba_status take_tokens(struct loader *loader, hymba_error *error)
     size_t n = (size_t)loader->parameters.n_tokens;
     hymba_status status = hy_session_reserve_tokens(session, n, error);
     if (status == HYMBA_OK)
-        status = take_chunk(loader, TAG_TOKENS, session->tokens, n * sizeof *session->tokens,
+        status = take_chunk(loader, HY_TAG_TOKENS, session->tokens, n * sizeof *session->tokens,
                             error);
     for (size_t i = 0; status == HYMBA_OK && i < n; i++)
         if (session->tokens[i] < 0 || (uint64_t)session->tokens[i] >= loader->parameters.vocabulary)
@@ -431,7 +135,7 @@ static hymba_status take_meta(struct loader *loader, hymba_error *error)
     hymba_status status =
         hy_meta_state_create(&context->memory, loader->layout, &loader->meta, error);
     if (status == HYMBA_OK)
-        status = take_chunk(loader, TAG_META, loader->meta->data, size, error);
+        status = take_chunk(loader, HY_TAG_META, loader->meta->data, size, error);
     if (status == HYMBA_OK && context->meta_ready &&
         memcmp(loader->meta->data, context->meta->data, size) == 0) {
         hy_meta_state_release(loader->meta);
@@ -444,7 +148,7 @@ static hymba_status take_blocks(struct loader *loader, hymba_error *error)
 {
     size_t bytes = loader->layout->block_bytes, n = (size_t)loader->parameters.n_blocks;
     uint64_t size;
-    hymba_status status = hy_container_expect(&loader->reader, TAG_BLOCKS, &size, error);
+    hymba_status status = hy_container_expect(&loader->reader, HY_TAG_BLOCKS, &size, error);
     if (status == HYMBA_OK && size != (uint64_t)n * bytes)
         status = wrong(loader, "the size of the blocks", size, error);
     if (status != HYMBA_OK)
@@ -464,7 +168,7 @@ static hymba_status take_blocks(struct loader *loader, hymba_error *error)
 }
 
 /* Whether the marks of a saved state can be those of a sequence of its length. */
-static hymba_status check_state(const struct loader *loader, const struct saved_state *saved,
+static hymba_status check_state(const struct loader *loader, const struct hy_saved_state *saved,
                                 hymba_error *error)
 {
     const struct hy_state_layout *layout = loader->layout;
@@ -481,7 +185,7 @@ static hymba_status check_state(const struct loader *loader, const struct saved_
     if (!hy_mul_u64(saved->first_block, HY_BLOCK_TOKENS, &dropped) ||
         (dropped > 0 && (layout->block_bytes == 0 || dropped > saved->length)))
         return wrong(loader, "the number of dropped blocks", saved->first_block, error);
-    if (saved->n_blocks != blocks_for(layout, saved->length, saved->first_block))
+    if (saved->n_blocks != hy_saved_block_count(layout, saved->length, saved->first_block))
         return wrong(loader, "a state's number of blocks", saved->n_blocks, error);
     if (dropped > 0 && state->full_window > saved->length - dropped)
         return hy_fail(error, HYMBA_ERROR_STATE,
@@ -493,7 +197,7 @@ static hymba_status check_state(const struct loader *loader, const struct saved_
 }
 
 static hymba_status take_block_numbers(struct loader *loader, struct hy_state *state,
-                                       const struct saved_state *saved, hymba_error *error)
+                                       const struct hy_saved_state *saved, hymba_error *error)
 {
     hymba_status status = hy_state_adopt_blocks(state, (size_t)saved->n_blocks, error);
     for (size_t i = 0; status == HYMBA_OK && i < saved->n_blocks; i++) {
@@ -526,12 +230,12 @@ static hymba_status take_kept(struct loader *loader, struct hy_state *state, hym
 
 /* A state chunk into *state, whose fixed part exists already. */
 static hymba_status take_state(struct loader *loader, struct hy_state *state, bool snapshot,
-                               struct saved_state *saved, hymba_error *error)
+                               struct hy_saved_state *saved, hymba_error *error)
 {
     const struct hy_state_layout *layout = loader->layout;
     uint64_t size;
     hymba_status status = hy_container_expect(
-        &loader->reader, snapshot ? TAG_SNAPSHOT : TAG_STATE, &size, error);
+        &loader->reader, snapshot ? HY_TAG_SNAPSHOT : HY_TAG_STATE, &size, error);
     if (status == HYMBA_OK)
         status = hy_container_take(&loader->reader, saved, sizeof *saved, error);
     if (status == HYMBA_OK)
@@ -545,15 +249,15 @@ static hymba_status take_state(struct loader *loader, struct hy_state *state, bo
     if (status == HYMBA_OK && !snapshot && layout->rewind_tokens > 0)
         status = take_kept(loader, state, error);
     if (status == HYMBA_OK)
-        status = hy_container_take(&loader->reader, state->fixed, fixed_part(layout, snapshot),
-                                   error);
+        status = hy_container_take(&loader->reader, state->fixed,
+                                   hy_saved_fixed_bytes(layout, snapshot), error);
     return status;
 }
 
 static hymba_status take_session_state(struct loader *loader, hymba_error *error)
 {
     hymba_session *session = loader->session;
-    struct saved_state saved;
+    struct hy_saved_state saved;
     hymba_status status = hy_state_create(session->memory, &loader->context->memory, loader->meta,
                                           &session->state, error);
     if (status != HYMBA_OK)
@@ -567,7 +271,7 @@ static hymba_status take_session_state(struct loader *loader, hymba_error *error
         return status;
     status = hy_session_reserve_logits(session, 1, error);
     if (status == HYMBA_OK)
-        status = take_chunk(loader, TAG_LOGITS, session->logits,
+        status = take_chunk(loader, HY_TAG_LOGITS, session->logits,
                             (size_t)loader->parameters.vocabulary * sizeof(float), error);
     session->logits_rows = 1;
     session->logits_of_last = true;
@@ -578,7 +282,7 @@ static hymba_status fill_snapshot(struct loader *loader, struct hy_snapshot *sna
                                   hymba_error *error)
 {
     size_t logits = (size_t)loader->parameters.vocabulary * sizeof(float);
-    struct saved_state saved;
+    struct hy_saved_state saved;
     hymba_status status = hy_state_create(&loader->context->memory, &loader->context->memory,
                                           loader->meta, &snapshot->state, error);
     if (status != HYMBA_OK)
@@ -598,7 +302,7 @@ static hymba_status fill_snapshot(struct loader *loader, struct hy_snapshot *sna
     snapshot->logits = hy_alloc(&loader->context->memory, logits);
     if (!snapshot->logits)
         return hy_no_memory(error, logits, "a snapshot's logits");
-    return take_chunk(loader, TAG_LOGITS, snapshot->logits, logits, error);
+    return take_chunk(loader, HY_TAG_LOGITS, snapshot->logits, logits, error);
 }
 
 static hymba_status take_snapshots(struct loader *loader, hymba_error *error)
@@ -628,7 +332,7 @@ static hymba_status take_sampler(struct loader *loader, hymba_sampler **sampler,
                                  hymba_error *error)
 {
     uint64_t size;
-    hymba_status status = hy_container_expect(&loader->reader, TAG_SAMPLER, &size, error);
+    hymba_status status = hy_container_expect(&loader->reader, HY_TAG_SAMPLER, &size, error);
     if (status == HYMBA_OK && size > MAX_SAMPLER_STATE)
         status = wrong(loader, "the size of the sampler's state", size, error);
     if (status != HYMBA_OK)
@@ -647,7 +351,7 @@ static hymba_status take_sampler(struct loader *loader, hymba_sampler **sampler,
 static hymba_status take_all(struct loader *loader, const hymba_session_params *params,
                              hymba_sampler **sampler, hymba_error *error)
 {
-    hymba_status status = take_chunk(loader, TAG_PARAMETERS, &loader->parameters,
+    hymba_status status = take_chunk(loader, HY_TAG_PARAMETERS, &loader->parameters,
                                      sizeof loader->parameters, error);
     if (status == HYMBA_OK)
         status = check_parameters(loader, error);
