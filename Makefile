@@ -48,7 +48,8 @@ LIB_SOURCES += $(sort $(wildcard src/kernel/x86/*.c))
 endif
 TOOL_SOURCES := $(sort $(wildcard tools/*.c))
 EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
-SUPPORT_SOURCES := $(sort $(wildcard tests/support/*.c))
+FUZZ_SOURCES := $(filter-out tests/fuzz/test_%,$(sort $(wildcard tests/fuzz/*.c)))
+SUPPORT_SOURCES := $(sort $(wildcard tests/support/*.c) $(FUZZ_SOURCES))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/check_*.sh tests/*/check.sh))
 
@@ -174,7 +175,7 @@ check:
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=address,undefined CFLAGS='-O1 -g' TESTS='$(filter-out %.sh,$(TESTS))'
+		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
 check-tsan:
 	@.ci/setup.sh check
@@ -218,6 +219,23 @@ uninstall:
 clean:
 	rm -rf build bin
 
+# ---------------------------------------------------------------- fuzzing
+
+# In `make check` each target runs its corpus (tests/fuzz/replay.c); here it is linked with a
+# fuzzer's driver instead. tests/fuzz/run.sh sets the variables.
+SECONDS ?= 60
+fuzz:
+	@.ci/setup.sh fuzz
+	+@MAKE='$(MAKE)' tests/fuzz/run.sh $(SECONDS) $(FUZZ_NAMES)
+
+$(FUZZ_BIN)/%: $(OBJ)/tests/fuzz/test_%.o \
+		$(call objects,$(filter-out tests/fuzz/replay.c,$(FUZZ_SOURCES))) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(link) $(FUZZ_DRIVER) $^ $(LIBS)
+
+fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
+
+.PHONY: fuzz fuzz-programs
 .PHONY: all examples help check check-asan check-tsan check-valgrind setup demo install \
 	uninstall clean run-tests test-files test-programs
 .SECONDARY:

@@ -771,20 +771,64 @@ HYMBA_API hymba_status hymba_session_load_memory(hymba_context *context, const v
 
 /* ---------------------------------------------------------------- sampler */
 
+/* What is added to the logit of a token. */
+typedef struct hymba_logit_bias {
+    int32_t token; /* >= 0; one that the logits do not have is no harm */
+    float bias;    /* finite, or -INFINITY: the token never comes */
+} hymba_logit_bias;
+
 /*
- * How the next token is chosen. The stages run in this order: repetition penalty, top-k, top-p,
- * min-p, temperature, draw. All zero: greedy, i.e. the most probable token (lowest id on a tie).
+ * A stage of the caller's own. It may change the logits of the n candidates that are left, in no
+ * particular order; -INFINITY drops one. Non-zero stops the call with HYMBA_ERROR_CANCELLED.
+ */
+typedef int32_t (*hymba_process_logits)(void *user, const int32_t *tokens, float *logits,
+                                        size_t n);
+
+/*
+ * How the next token is chosen: the biases, then the stages in their order, then the draw. All
+ * zero: greedy, i.e. the most probable token (lowest id on a tie). Floats must be finite.
  */
 typedef struct hymba_sampler_params {
     size_t struct_size;
     uint64_t seed;         /* the same seed and logits give the same tokens on every machine */
-    float temperature;     /* 0: greedy. Must be finite and >= 0 */
+    float temperature;     /* >= 0, divides the logits; 0: greedy, the best of what is left */
     int32_t top_k;         /* keep the k most probable; 0: all */
     float top_p;           /* keep the smallest set with at least this probability; 0 or 1: all */
     float min_p;           /* drop what is less probable than min_p times the best; 0: keep all */
-    float repeat_penalty;  /* logits of recent tokens: divided (> 0) or multiplied (< 0) by this;
-                              0 or 1: off */
-    int32_t repeat_last_n; /* how many recent tokens count; 0: 64, -1: all accepted */
+    float repeat_penalty;  /* >= 0; logits of recent tokens: divided (> 0) or multiplied (< 0) by
+                              this; 0 or 1: off */
+    int32_t repeat_last_n; /* how many recent tokens count for the penalties; 0: 64, -1: all
+                              accepted */
+    float presence_penalty;  /* taken off the logit of every recent token, may be < 0; 0: off */
+    float frequency_penalty; /* the same once for each time it came; 0: off */
+    float typical_p;       /* keep the tokens whose surprise is nearest to the mean surprise and
+                              that have more than this probability together; 0 or 1: all */
+    float top_n_sigma;     /* >= 0; drop what lies more than this many standard deviations of the
+                              logits below the best logit; 0: keep all */
+    float xtc_probability; /* 0 to 1: how often XTC acts. It drops all tokens of at least
+                              xtc_threshold but the least probable of them; 0: off */
+    float xtc_threshold;   /* 0 to 1, above 0.5 without effect; 0: 0.1 */
+    float dry_multiplier;  /* >= 0. DRY penalises the token that would go on with a repetition of
+                              n tokens by dry_multiplier * dry_base ^ (n - dry_allowed_length), if n
+                              is at least dry_allowed_length; 0: off */
+    float dry_base;        /* >= 1; 0: 1.75 */
+    int32_t dry_allowed_length; /* >= 0; 0: 2 */
+    int32_t dry_penalty_last_n; /* how many recent tokens DRY looks at; 0 or -1: all accepted */
+    const int32_t *dry_breakers; /* tokens that no repetition goes across and that DRY never
+                                    penalises; copied */
+    size_t n_dry_breakers;
+    int32_t mirostat;      /* 2: Mirostat 2 cuts off and draws; 0: off. The stages top_n_sigma,
+                              top_k, typical_p, top_p, min_p and xtc then do not run */
+    float mirostat_tau;    /* >= 0: the surprise to keep to, in bits; 0: 5 */
+    float mirostat_eta;    /* >= 0: how fast it is corrected; 0: 0.1 */
+    uint32_t reserved;     /* 0 */
+    const hymba_logit_bias *logit_bias; /* copied; of several for one token the sum counts */
+    size_t n_logit_bias;
+    const char *order;     /* the stages by name with ; between, each at most once; one left out
+                              does not run. NULL: "penalties;dry;top_n_sigma;top_k;typical_p;top_p;
+                              min_p;xtc;temperature", after "custom" if there is a process */
+    hymba_process_logits process; /* the stage "custom" */
+    void *process_user;
 } hymba_sampler_params;
 
 HYMBA_API void hymba_sampler_params_init(hymba_sampler_params *params, size_t size);
@@ -805,10 +849,41 @@ HYMBA_API hymba_status hymba_sampler_accept(hymba_sampler *sampler, int32_t toke
 
 /*
  * Chooses a token from n_logits logits, which are not changed, and accepts it.
- * Errors: ARGUMENT (no logits, none finite, or a NaN), MEMORY.
+ * Errors: ARGUMENT (no logits, none left, or a NaN), MEMORY, CANCELLED (by the caller's stage).
  */
 HYMBA_API hymba_status hymba_sampler_sample(hymba_sampler *sampler, const float *logits,
                                             size_t n_logits, int32_t *token, hymba_error *error);
+
+/*
+ * Writes the whole sampler as bytes: parameters, accepted tokens, random numbers. buffer: see the
+ * rule for buffers. Errors: ARGUMENT, BUFFER, UNSUPPORTED (it has a process).
+ */
+HYMBA_API hymba_status hymba_sampler_state(const hymba_sampler *sampler, void *buffer,
+                                           size_t capacity, size_t *needed, hymba_error *error);
+
+/*
+ * A sampler from such bytes, which goes on as the saved one would have. The bytes are not trusted:
+ * whatever they hold, the result is an error or a sampler. host may be NULL.
+ * Errors: ARGUMENT, MEMORY, FORMAT (damaged), UNSUPPORTED (another version or byte order).
+ */
+HYMBA_API hymba_status hymba_sampler_restore(const void *data, size_t size, const hymba_host *host,
+                                             hymba_sampler **sampler, hymba_error *error);
+
+typedef struct hymba_token_probability {
+    int32_t token;
+    float log_probability; /* natural logarithm */
+} hymba_token_probability;
+
+/*
+ * How probable the logits as they are make a token (log_probability may be NULL: then token is not
+ * read), and the n_top most probable tokens in order, the lower id first among equals.
+ * Errors: ARGUMENT (token or n_top beyond n_logits, no logits, none finite, or a NaN).
+ * Threads: any.
+ */
+HYMBA_API hymba_status hymba_log_probabilities(const float *logits, size_t n_logits, int32_t token,
+                                               float *log_probability,
+                                               hymba_token_probability *top, size_t n_top,
+                                               hymba_error *error);
 
 /* ------------------------------------------------------------- generation */
 
@@ -818,11 +893,12 @@ typedef struct hymba_generation_params {
     const char *const *stop_strings;  /* NUL-terminated, copied; the text ends before the first */
     size_t n_stop_strings;
     uint32_t flags;                   /* HYMBA_GENERATION_... */
-    uint32_t reserved;                /* 0 */
+    uint32_t n_top;                   /* alternatives with each token, at most vocabulary_size */
 } hymba_generation_params;
 
 enum {
-    HYMBA_GENERATION_IGNORE_EOS = 1 /* go on after the end-of-sequence token */
+    HYMBA_GENERATION_IGNORE_EOS = 1,       /* go on after the end-of-sequence token */
+    HYMBA_GENERATION_LOG_PROBABILITIES = 2 /* events carry log_probability; so they do with n_top */
 };
 
 HYMBA_API void hymba_generation_params_init(hymba_generation_params *params, size_t size);
@@ -865,6 +941,10 @@ typedef struct hymba_event {
     uint32_t reserved;
     const char *text;  /* whole UTF-8 characters, NUL-terminated; valid until the next call */
     size_t length;     /* bytes */
+    const hymba_token_probability *top; /* of TOKEN: the most probable tokens; valid until the next
+                                           call */
+    uint32_t n_top;        /* how many; 0 unless asked for */
+    float log_probability; /* of TOKEN, by the model's logits alone; 0 unless asked for */
 } hymba_event;
 
 /*

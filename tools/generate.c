@@ -3,13 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "ids.h"
 #include "interrupt.h"
 #include "library.h"
 #include "output.h"
+#include "sampling.h"
 #include "verbs.h"
 
 static const char demo_prompt[] = "Once upon a time";
@@ -19,9 +18,7 @@ struct generate_options {
     const char *prompt;
     const char *file;
     uint64_t count;
-    double temperature, top_p, min_p, repeat_penalty;
-    uint64_t top_k;
-    uint64_t seed;
+    struct sampling_options sampling;
     struct option_texts stop;
     bool special, ignore_eos, no_echo, json;
     struct compute_options compute;
@@ -60,19 +57,7 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "read the prompt from a file, every byte of it; - is stdin");
     option_integer(set, 'n', "count", &options->count, 0, 1u << 30,
                    "most tokens to generate (default: 128)");
-    option_real(set, 0, "temp", &options->temperature, 0, 1000,
-                "temperature; 0: always the most probable token (default: 0.8)");
-    option_integer(set, 0, "top-k", &options->top_k, 0, INT32_MAX,
-                   "choose among the N most probable; 0: all (default: 40)");
-    option_real(set, 0, "top-p", &options->top_p, 0, 1,
-                "choose among the most probable that make up X; 0 or 1: all\n"
-                "(default: 0.95)");
-    option_real(set, 0, "min-p", &options->min_p, 0, 1,
-                "drop what is less probable than X times the best (default: 0.05)");
-    option_real(set, 0, "repeat-penalty", &options->repeat_penalty, 0, 1000,
-                "divides the logits of recent tokens; 0 or 1: off (default: 1)");
-    option_integer(set, 0, "seed", &options->seed, 0, INT64_MAX,
-                   "of the random choice (default: another one each time, printed)");
+    add_sampling_options(set, &options->sampling);
     option_texts(set, 0, "stop", "TEXT", &options->stop,
                  "end before this text; may be given several times");
     option_flag(set, 0, "ignore-eos", &options->ignore_eos,
@@ -84,18 +69,6 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "print one JSON object at the end instead of the text: text,\n"
                 "ids, prompt_tokens, prefill_tok_per_s, decode_tok_per_s, stop, seed");
     add_compute_options(set, &options->compute);
-}
-
-static uint64_t random_seed(void)
-{
-    uint32_t seed = 0;
-    FILE *file = fopen("/dev/urandom", "rb");
-    size_t got = file ? fread(&seed, sizeof seed, 1, file) : 0;
-    if (file)
-        fclose(file);
-    if (got != 1)
-        seed = (uint32_t)time(NULL) * 2654435761u ^ (uint32_t)getpid();
-    return seed;
 }
 
 /* ------------------------------------------------------------- preparation */
@@ -165,23 +138,18 @@ static int feed_prompt(struct run *run)
     return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
 }
 
-static int create_sampler(struct run *run)
+static int create_primed_sampler(struct run *run)
 {
-    const struct generate_options *options = run->options;
     hymba_error error;
-    hymba_sampler_params params;
     hymba_error_init(&error, sizeof error);
-    hymba_sampler_params_init(&params, sizeof params);
-    params.seed = options->seed;
-    params.temperature = (float)options->temperature;
-    params.top_k = (int32_t)options->top_k;
-    params.top_p = (float)options->top_p;
-    params.min_p = (float)options->min_p;
-    params.repeat_penalty = (float)options->repeat_penalty;
-    hymba_status status = hymba_sampler_create(&params, NULL, &run->sampler, &error);
-    for (size_t i = 0; i < run->prompt_ids.count && status == HYMBA_OK; i++)
-        status = hymba_sampler_accept(run->sampler, run->prompt_ids.items[i], &error);
-    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+    int status = create_sampler(&run->options->sampling, run->tokenizer, &run->sampler);
+    for (size_t i = 0; i < run->prompt_ids.count && status == STATUS_OK; i++) {
+        hymba_status result =
+            hymba_sampler_accept(run->sampler, run->prompt_ids.items[i], &error);
+        if (result != HYMBA_OK)
+            status = fail_library(NULL, result, &error);
+    }
+    return status;
 }
 
 static int create_generation(struct run *run)
@@ -214,7 +182,7 @@ static int prepare(struct run *run)
     if (status == STATUS_OK)
         status = feed_prompt(run);
     if (status == STATUS_OK)
-        status = create_sampler(run);
+        status = create_primed_sampler(run);
     if (status == STATUS_OK)
         status = create_generation(run);
     return status;
@@ -304,7 +272,7 @@ static int report(const struct run *run)
                       json_text(run->text.data ? run->text.data : "", run->text.size), "ids",
                       ids_to_json(&run->ids), "prompt_tokens", (json_int_t)run->prompt_ids.count,
                       "prefill_tok_per_s", prefill_rate, "decode_tok_per_s", decode_rate, "stop",
-                      hymba_stop_name(run->stop), "seed", (json_int_t)run->options->seed));
+                      hymba_stop_name(run->stop), "seed", (json_int_t)run->options->sampling.seed));
     errno = 0;
     putchar('\n');
     if (!output_arrived())
@@ -313,7 +281,7 @@ static int report(const struct run *run)
             "prompt: %zu tokens, %.1f tokens/s; generated: %zu tokens, %.1f tokens/s; "
             "stop: %s; seed: %" PRIu64 "\n",
             run->prompt_ids.count, prefill_rate, run->ids.count, decode_rate,
-            hymba_stop_name(run->stop), run->options->seed);
+            hymba_stop_name(run->stop), run->options->sampling.seed);
     return STATUS_OK;
 }
 
@@ -332,19 +300,19 @@ static void release(struct run *run)
 
 int verb_generate(int argc, char **argv)
 {
-    struct generate_options options = {.count = 128, .temperature = 0.8, .top_p = 0.95,
-                                       .min_p = 0.05, .repeat_penalty = 1, .top_k = 40};
+    struct generate_options options = {.count = 128};
     struct run run = {.options = &options};
     struct option_set set;
     int status;
+    sampling_defaults(&options.sampling);
     describe(&set, &options);
     if (!options_parse(&set, argc, argv, &status))
         return status;
     status = check_options(&options);
+    if (status == STATUS_OK)
+        status = finish_sampling_options(&set, &options.sampling);
     if (status != STATUS_OK)
         return status;
-    if (!option_given(&set, "seed"))
-        options.seed = random_seed();
     status = prepare(&run);
     if (status == STATUS_OK)
         status = generate(&run);

@@ -22,23 +22,40 @@ static void on_interrupt(int number)
         hymba_context_cancel(context);
 }
 
-void interrupt_install(void)
+static void install(int flags)
 {
     struct sigaction action;
     struct sigaction before;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
-    /* The second one has no mercy. No SA_RESTART: waiting for input ends with the first. */
-    action.sa_flags = (int)SA_RESETHAND;
+    /* No SA_RESTART: waiting for input ends with a Ctrl-C. */
+    action.sa_flags = flags;
     sigemptyset(&action.sa_mask);
     /* A command that a shell runs in the background is meant to ignore Ctrl-C. */
     if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
         sigaction(SIGINT, &action, NULL);
 }
 
+void interrupt_install(void)
+{
+    install((int)SA_RESETHAND); /* the second one has no mercy */
+}
+
+void interrupt_stay_mild(void)
+{
+    install(0);
+}
+
 bool interrupted(void)
 {
     return seen != 0;
+}
+
+bool interrupt_take(void)
+{
+    bool result = seen != 0;
+    seen = 0;
+    return result;
 }
 
 void interrupt_cancels_context(hymba_context *context)

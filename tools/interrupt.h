@@ -12,8 +12,14 @@
 /* Installs the handler. */
 void interrupt_install(void);
 
+/* From now on a second Ctrl-C is as mild as the first: for verbs that go on after one. */
+void interrupt_stay_mild(void);
+
 /* Whether the user has interrupted the command. */
 bool interrupted(void);
+
+/* The same, and forgets it. */
+bool interrupt_take(void);
 
 /* What an interrupt cancels from now on; NULL: nothing. They must live until the next call. */
 void interrupt_cancels_context(hymba_context *context);

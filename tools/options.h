@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { OPTIONS_MOST = 32, OPTION_ITEMS_MOST = 64 };
+enum { OPTIONS_MOST = 64, OPTION_ITEMS_MOST = 64 };
 
 /* Values of an option that may be given several times. */
 struct option_texts {

@@ -89,6 +89,8 @@ float hy_load_element(const void *data, hymba_dtype dtype, size_t index)
 
 void hy_row_to_f32(const void *source, hymba_dtype dtype, float *destination, size_t count)
 {
+    if (count == 0)
+        return; /* of nothing, source may be NULL, which memcpy refuses */
     if (dtype == HYMBA_DTYPE_F32) {
         memcpy(destination, source, count * sizeof *destination);
         return;
@@ -99,6 +101,8 @@ void hy_row_to_f32(const void *source, hymba_dtype dtype, float *destination, si
 
 void hy_row_from_f32(const float *source, hymba_dtype dtype, void *destination, size_t count)
 {
+    if (count == 0)
+        return; /* of nothing, source may be NULL, which memcpy refuses */
     if (dtype == HYMBA_DTYPE_F32) {
         memcpy(destination, source, count * sizeof *source);
         return;

@@ -38,8 +38,10 @@ static size_t vocabulary_of(const struct golden *golden)
     return golden->model->plan.config.vocabulary_size;
 }
 
-static void check_logits(const struct golden *golden, hymba_context *context, const char *what)
+/* Returns the largest difference. */
+static double check_logits(const struct golden *golden, hymba_context *context, const char *what)
 {
+    double worst = 0.0;
     static const size_t chunks[] = {1, 7, 64, SIZE_MAX};
     hymba_error error = {.struct_size = sizeof error};
     size_t vocabulary = vocabulary_of(golden);
@@ -55,30 +57,36 @@ static void check_logits(const struct golden *golden, hymba_context *context, co
             double difference = golden_difference(logits, expected->data, n * vocabulary);
             ck_assert_msg(difference <= LOGITS_BOUND, "%s, %s, prompt %zu, chunk %zu: %g",
                           golden->name, what, golden->lengths[p], chunks[c], difference);
+            worst = difference > worst ? difference : worst;
             hymba_session_release(session);
         }
         free(logits);
         free(ids);
     }
+    return worst;
 }
 
 START_TEST(logits_equal_for_every_cut_and_instruction_set)
 {
+    /* Steps of 5 tokens are smaller than the prompts and than the meta tokens. */
+    static const struct {
+        const char *cpu;
+        uint32_t threads, step;
+    } ways[] = {{"generic", 2, 0}, {"avx2", 1, 0},   {"avx2", 2, 5},
+                {"avx512", 1, 0},  {"avx512", 2, 0}, {"avx512", 2, 5}};
     struct golden golden;
+    double worst = 0.0;
     golden_open(&golden, golden_names[_i]);
-    for (int s = 0; s < N_SETS; s++) {
-        if (!can_run(instruction_sets[s]))
+    for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
+        if (!can_run(ways[w].cpu))
             continue;
-        for (uint32_t threads = 1; threads <= 2; threads++) {
-            hymba_context *context = golden_context(&golden, instruction_sets[s], threads, 0);
-            check_logits(&golden, context, instruction_sets[s]);
-            hymba_context_release(context);
-        }
-        /* steps smaller than the prompt and than the meta tokens */
-        hymba_context *context = golden_context(&golden, instruction_sets[s], 2, 5);
-        check_logits(&golden, context, "steps of 5");
+        hymba_context *context =
+            golden_context(&golden, ways[w].cpu, ways[w].threads, ways[w].step);
+        double difference = check_logits(&golden, context, ways[w].cpu);
+        worst = difference > worst ? difference : worst;
         hymba_context_release(context);
     }
+    printf("%s: worst difference of a logit %.2g\n", golden.name, worst);
     golden_close(&golden);
 }
 END_TEST

@@ -633,6 +633,40 @@ START_TEST(blocks_are_shared_until_written)
 }
 END_TEST
 
+/* However few rows the one has written that the other comes to write: neither sees the other's. */
+START_TEST(copies_do_not_disturb_each_other)
+{
+    static const struct hy_layout_params params = {HYMBA_DTYPE_F16, HYMBA_DTYPE_F32, STEP_ROWS, 0};
+    static const size_t lengths[] = {0, 1, 254, 255, 256, 257};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        for (size_t rows = 0; rows < 9; rows++) {
+            static struct world world;
+            struct expected after_meta;
+            struct slot *one = &world.slots[0], *two = &world.slots[1];
+            open_world(&world, &shapes[0], &params);
+            run_meta(&world, &after_meta);
+            test_status(hy_state_create(&memory, &block_memory, world.meta, &one->state, &error),
+                        HYMBA_OK, error);
+            one->used = true;
+            one->expected = after_meta;
+            if (lengths[i] > 0)
+                append(&world, one, lengths[i]);
+            copy(&world, one, two);
+            if (rows / 3 > 0)
+                append(&world, one, rows / 3);
+            if (rows % 3 > 0)
+                append(&world, two, rows % 3);
+            check_slot(&world, one);
+            check_slot(&world, two);
+            append(&world, one, 3);
+            check_slot(&world, one);
+            check_slot(&world, two);
+            close_world(&world);
+        }
+    }
+}
+END_TEST
+
 /* ------------------------------------------------------------------- sizes */
 
 static const struct hy_layout_params f16_params = {HYMBA_DTYPE_F16, HYMBA_DTYPE_F16, 128, 0};
@@ -828,6 +862,7 @@ int main(void)
     tcase_add_loop_test(tests, random_lives, 0, N_SHAPES);
     tcase_add_test(tests, token_by_token);
     tcase_add_test(tests, blocks_are_shared_until_written);
+    tcase_add_test(tests, copies_do_not_disturb_each_other);
     tcase_add_test(tests, memory_of_the_published_shape);
     tcase_add_test(tests, memory_is_as_announced);
     tcase_add_test(tests, memory_of_going_back);
