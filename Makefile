@@ -48,9 +48,9 @@ LIB_SOURCES += $(sort $(wildcard src/kernel/x86/*.c))
 endif
 TOOL_SOURCES := $(sort $(wildcard tools/*.c))
 EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
-FUZZ_SOURCES := $(filter-out tests/fuzz/test_%,$(sort $(wildcard tests/fuzz/*.c)))
-SUPPORT_SOURCES := $(sort $(wildcard tests/support/*.c) $(FUZZ_SOURCES))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
+SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
+FUZZ_SOURCES := $(filter tests/fuzz/%,$(SUPPORT_SOURCES))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/check_*.sh tests/*/check.sh))
 
 objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
@@ -224,13 +224,15 @@ clean:
 # In `make check` each target runs its corpus (tests/fuzz/replay.c); here it is linked with a
 # fuzzer's driver instead. tests/fuzz/run.sh sets the variables.
 SECONDS ?= 60
+FUZZ_BIN ?= $(OBJ)/fuzz
 fuzz:
-	@.ci/setup.sh fuzz
+	@.ci/setup.sh ci
 	+@MAKE='$(MAKE)' tests/fuzz/run.sh $(SECONDS) $(FUZZ_NAMES)
 
 $(FUZZ_BIN)/%: $(OBJ)/tests/fuzz/test_%.o \
 		$(call objects,$(filter-out tests/fuzz/replay.c,$(FUZZ_SOURCES))) $(INTERNAL)
 	$(call say,LD,$@)
+	@mkdir -p $(@D)
 	$(Q)$(link) $(FUZZ_DRIVER) $^ $(LIBS)
 
 fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)

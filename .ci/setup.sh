@@ -21,6 +21,13 @@ have() {
     command -v "$1" > /dev/null 2>&1
 }
 
+# What tests pass over where it is neither here nor can be installed.
+wanted() {
+    if have apt-get && { [ "$(id -u)" = 0 ] || have sudo; }; then
+        missing "$@"
+    fi
+}
+
 have_library() {
     have pkg-config && pkg-config --exists "$1"
 }
@@ -42,6 +49,9 @@ find_build() {
 find_check() {
     have "${CXX:-c++}" || missing g++ 'tests hymba.h as C++'
     have_library check || missing check 'unit tests'
+    have python3 || wanted python3 'tests the Python example'
+    have rustc || wanted rustc 'tests the Rust example'
+    have go || wanted golang-go 'tests the Go example'
 }
 
 find_valgrind() {

@@ -407,8 +407,9 @@ HYMBA_API int32_t hymba_tokenizer_has_chat_template(const hymba_tokenizer *token
 /*
  * Renders the chat template. json is one JSON object: "messages" (array of objects with "role"
  * and "content"), and optionally "tools" (array), "contexts" (array of strings),
- * "add_generation_prompt" (boolean, default false). The result is text for
- * hymba_tokenizer_encode, to which the template's own convention adds no BOS token.
+ * "add_generation_prompt" (boolean, default false), and whatever else the template knows;
+ * "bos_token" and "eos_token" are there by default. Integers must fit 64 bits. The result is text
+ * for hymba_tokenizer_encode, to which the template's own convention adds no BOS token.
  * Errors: ARGUMENT, BUFFER, MEMORY, FORMAT (json), MISSING (no template), UNSUPPORTED (a
  * construct of the template that this library does not know). Threads: any.
  */
@@ -420,7 +421,7 @@ HYMBA_API hymba_status hymba_tokenizer_render_chat(const hymba_tokenizer *tokeni
 /*
  * Streaming decode: tokens go in one by one, only whole UTF-8 characters come out. One thread at
  * a time. The concatenated output of all calls and finish equals hymba_tokenizer_decode whenever
- * that is valid UTF-8; a malformed byte comes out as U+FFFD.
+ * that is valid UTF-8; each malformed beginning of a character comes out as one U+FFFD.
  */
 HYMBA_API hymba_status hymba_text_stream_create(hymba_tokenizer *tokenizer,
                                                 hymba_text_stream **stream, hymba_error *error);

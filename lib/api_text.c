@@ -3,6 +3,7 @@
 #include "abi.h"
 #include "run/generate.h"
 #include "text/chat_template.h"
+#include "text/log_probabilities.h"
 #include "text/text_stream.h"
 
 /* -------------------------------------------------------------- tokenizer */
@@ -123,22 +124,49 @@ int32_t hymba_tokenizer_has_chat_template(const hymba_tokenizer *tokenizer)
     return tokenizer && hy_tokenizer_chat_template(tokenizer) != NULL;
 }
 
-static hymba_status render(const char *source, const char *json, size_t length,
-                           struct hy_text *text, hymba_error *error)
+/* What a template may expect besides the caller's variables: the special tokens' text, and the
+ * names that are always defined, if only as none. */
+static hymba_status add_defaults(const hymba_tokenizer *tokenizer, hy_json *variables,
+                                 hymba_error *error)
+{
+    const struct {
+        const char *name;
+        int32_t id;
+    } defaults[] = {
+        {"bos_token", hy_tokenizer_bos(tokenizer)},
+        {"eos_token", hy_tokenizer_eos(tokenizer)},
+        {"tools", -1},
+        {"documents", -1},
+    };
+    hymba_status status = HYMBA_OK;
+    for (size_t i = 0; status == HYMBA_OK && i < sizeof defaults / sizeof defaults[0]; i++) {
+        struct hy_piece piece = {0};
+        if (defaults[i].id >= 0)
+            piece = hy_tokenizer_piece(tokenizer, defaults[i].id);
+        status = hy_json_default(variables, defaults[i].name, piece.text, piece.length, error);
+    }
+    return status;
+}
+
+static hymba_status render(const hymba_tokenizer *tokenizer, const char *source, const char *json,
+                           size_t length, struct hy_text *text, hymba_error *error)
 {
     hy_json *variables;
     hymba_status status = hy_json_parse(json, length, "the chat", &variables, error);
     if (status != HYMBA_OK)
         return status;
-    if (hy_json_kind(variables) != HY_JSON_OBJECT)
+    enum hy_json_kind kind = hy_json_kind(variables);
+    enum hy_json_kind messages = hy_json_kind(hy_json_object_get(variables, "messages"));
+    if (kind != HY_JSON_OBJECT)
         status = hy_fail(error, HYMBA_ERROR_FORMAT, "the chat: found %s, expected an object",
-                         hy_json_kind_name(hy_json_kind(variables)));
-    else if (hy_json_kind(hy_json_object_get(variables, "messages")) != HY_JSON_ARRAY)
+                         hy_json_kind_name(kind));
+    else if (messages != HY_JSON_ARRAY)
         status = hy_fail(error, HYMBA_ERROR_FORMAT,
                          "the chat: \"messages\" is %s, expected an array",
-                         hy_json_kind_name(
-                             hy_json_kind(hy_json_object_get(variables, "messages"))));
+                         hy_json_kind_name(messages));
     else
+        status = add_defaults(tokenizer, variables, error);
+    if (status == HYMBA_OK)
         status = hy_chat_template_render(source, strlen(source), variables, text, error);
     hy_json_free(variables);
     return status;
@@ -163,7 +191,7 @@ hymba_status hymba_tokenizer_render_chat(const hymba_tokenizer *tokenizer, const
     if (!source)
         return hy_fail(error, HYMBA_ERROR_MISSING, "the tokenizer has no chat template");
     struct hy_text text = {.memory = hy_tokenizer_memory(tokenizer)};
-    status = render(source, json, length, &text, error);
+    status = render(tokenizer, source, json, length, &text, error);
     if (status == HYMBA_OK) {
         *needed = text.length;
         if (text.length > 0 && text.length <= capacity)
@@ -281,6 +309,52 @@ hymba_status hymba_sampler_sample(hymba_sampler *sampler, const float *logits, s
                               : status;
 }
 
+hymba_status hymba_sampler_state(const hymba_sampler *sampler, void *buffer, size_t capacity,
+                                 size_t *needed, hymba_error *error)
+{
+    hymba_status status = hy_require(sampler, "sampler", error);
+    if (status == HYMBA_OK)
+        status = hy_require(needed, "needed", error);
+    if (status == HYMBA_OK && capacity > 0)
+        status = hy_require(buffer, "buffer", error);
+    if (status == HYMBA_OK)
+        status = hy_sampler_state_size(sampler, needed, error);
+    if (status != HYMBA_OK)
+        return status;
+    if (*needed <= capacity)
+        hy_sampler_write_state(sampler, buffer);
+    return hy_check_buffer(buffer, capacity, *needed, error);
+}
+
+hymba_status hymba_sampler_restore(const void *data, size_t size, const hymba_host *given_host,
+                                   hymba_sampler **sampler, hymba_error *error)
+{
+    hymba_host host;
+    hymba_status status = hy_require(sampler, "sampler", error);
+    if (status != HYMBA_OK)
+        return status;
+    *sampler = NULL;
+    status = hy_require(data, "data", error);
+    if (status == HYMBA_OK && given_host) {
+        status = hy_read_struct(&host, sizeof host, given_host, "host", error);
+        given_host = &host;
+    }
+    return status == HYMBA_OK ? hy_sampler_read_state(data, size, given_host, sampler, error)
+                              : status;
+}
+
+hymba_status hymba_log_probabilities(const float *logits, size_t n_logits, int32_t token,
+                                     float *log_probability, hymba_token_probability *top,
+                                     size_t n_top, hymba_error *error)
+{
+    hymba_status status = hy_require(logits, "logits", error);
+    if (status == HYMBA_OK && n_top > 0)
+        status = hy_require(top, "top", error);
+    return status == HYMBA_OK ? hy_log_probabilities(logits, n_logits, token, log_probability,
+                                                     top, n_top, error)
+                              : status;
+}
+
 /* ------------------------------------------------------------- generation */
 
 void hymba_generation_params_init(hymba_generation_params *params, size_t size)
@@ -291,9 +365,10 @@ void hymba_generation_params_init(hymba_generation_params *params, size_t size)
 static hymba_status check_generation(const hymba_generation_params *params,
                                      const hymba_tokenizer *tokenizer, hymba_error *error)
 {
-    if (params->flags & ~(uint32_t)HYMBA_GENERATION_IGNORE_EOS)
+    uint32_t known = HYMBA_GENERATION_IGNORE_EOS | HYMBA_GENERATION_LOG_PROBABILITIES;
+    if (params->flags & ~known)
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "params.flags: found 0x%x, known are 0x%x",
-                       params->flags, HYMBA_GENERATION_IGNORE_EOS);
+                       params->flags, known);
     if (params->n_stop_strings == 0)
         return HYMBA_OK;
     if (!tokenizer)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -15,7 +16,7 @@ enum {
     BUFFER_SIZE = 1 << 20,
     LARGEST_TRANSFER = 1 << 30, /* one read or write: some systems refuse more than INT_MAX */
     NAME_ATTEMPTS = 100,
-    SUFFIX_SIZE = 64
+    SUFFIX_SIZE = 96
 };
 
 char *hy_path_join(struct hy_memory *memory, const char *directory, const char *name)
@@ -32,9 +33,10 @@ char *hy_path_join(struct hy_memory *memory, const char *directory, const char *
     return path;
 }
 
+/* What cannot be examined counts as there: opening it will say what is wrong. */
 bool hy_file_exists(const char *path)
 {
-    return access(path, F_OK) == 0;
+    return access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 static const char *kind_of_mode(mode_t mode)
@@ -177,12 +179,18 @@ void hy_file_close(struct hy_file *file)
     memset(file, 0, sizeof *file);
 }
 
-/* Appends a suffix to the path: same directory, so that rename is atomic. */
+/*
+ * Appends a suffix to the path: same directory, so that rename is atomic. The time is in it, since
+ * a process that is killed leaves its file, and the next may well have the same number.
+ */
 static int create_temporary(char *name, size_t length, size_t capacity)
 {
     int descriptor = -1;
     for (int attempt = 0; attempt < NAME_ATTEMPTS && descriptor < 0; attempt++) {
-        snprintf(name + length, capacity - length, ".%ld-%d.part", (long)getpid(), attempt);
+        struct timespec now = {0};
+        clock_gettime(CLOCK_REALTIME, &now);
+        snprintf(name + length, capacity - length, ".%ld-%lx-%lx-%d.part", (long)getpid(),
+                 (unsigned long)now.tv_sec, (unsigned long)now.tv_nsec, attempt);
         descriptor = open_retrying(name, O_WRONLY | O_CREAT | O_EXCL, 0666);
         if (descriptor < 0 && errno != EEXIST)
             break;
@@ -243,6 +251,9 @@ static hymba_status write_all(struct hy_writer *writer, const unsigned char *dat
         if (count < 0)
             return hy_fail_system(error, HYMBA_ERROR_FILE, errno, "cannot write %s",
                                   writer->path);
+        if (count == 0) /* would go on for ever */
+            return hy_fail(error, HYMBA_ERROR_FILE, "cannot write %s: nothing is accepted",
+                           writer->path);
         data += count;
         size -= (size_t)count;
     }
@@ -275,6 +286,15 @@ hymba_status hy_writer_write(struct hy_writer *writer, const void *data, size_t 
     return status;
 }
 
+static int sync_retrying(int descriptor)
+{
+    int result;
+    do
+        result = fsync(descriptor);
+    while (result != 0 && errno == EINTR);
+    return result;
+}
+
 /* Makes the renaming last; file systems that cannot sync a directory are let be. */
 static hymba_status sync_directory(struct hy_writer *writer, hymba_error *error)
 {
@@ -287,7 +307,7 @@ static hymba_status sync_directory(struct hy_writer *writer, hymba_error *error)
     int descriptor = open_retrying(directory, O_RDONLY | O_DIRECTORY, 0);
     if (descriptor < 0)
         return HYMBA_OK; /* one may write into a directory that one may not read */
-    int code = fsync(descriptor) == 0 ? 0 : errno;
+    int code = sync_retrying(descriptor) == 0 ? 0 : errno;
     close(descriptor);
     if (code == 0 || code == EINVAL || code == EROFS || code == ENOTSUP)
         return HYMBA_OK;
@@ -316,7 +336,7 @@ static hymba_status move_into_place(struct hy_writer *writer, hymba_error *error
 hymba_status hy_writer_finish(struct hy_writer *writer, hymba_error *error)
 {
     hymba_status status = flush(writer, error);
-    if (status == HYMBA_OK && fsync(writer->descriptor) != 0 && errno != EINVAL)
+    if (status == HYMBA_OK && sync_retrying(writer->descriptor) != 0 && errno != EINVAL)
         status = hy_fail_system(error, HYMBA_ERROR_FILE, errno, "cannot sync %s", writer->path);
     if (status == HYMBA_OK)
         status = close_descriptor(writer, error);

@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -7,11 +8,14 @@ hymba_status hy_json_parse(const char *text, size_t length, const char *name, hy
                            hymba_error *error)
 {
     json_error_t fault;
+    errno = 0;
     *document = json_loadb(text ? text : "", length,
                            JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &fault);
     if (*document)
         return HYMBA_OK;
-    if (json_error_code(&fault) == json_error_out_of_memory)
+    /* Where its memory runs out, Jansson says so, or nothing, or blames the text. */
+    if (json_error_code(&fault) == json_error_out_of_memory || fault.text[0] == '\0' ||
+        errno == ENOMEM)
         return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the content of %s", name);
     return hy_fail_at(error, HYMBA_ERROR_FORMAT, fault.position, "%s, line %d: %s", name,
                       fault.line, fault.text);
@@ -119,6 +123,17 @@ const char *hy_json_member_key(const hy_json_member *member, size_t *length)
 const hy_json *hy_json_member_value(const hy_json_member *member)
 {
     return json_object_iter_value((void *)member);
+}
+
+hymba_status hy_json_default(hy_json *object, const char *key, const char *text, size_t length,
+                             hymba_error *error)
+{
+    if (json_object_get(object, key))
+        return HYMBA_OK;
+    json_t *value = text ? json_stringn(text, length) : json_null();
+    if (json_object_set_new(object, key, value) != 0)
+        return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the member %s", key);
+    return HYMBA_OK;
 }
 
 /* The object's text and a newline in a new block: sized first, so that it is our memory. */

@@ -54,6 +54,10 @@ hy_json_member *hy_json_next_member(const hy_json *object, hy_json_member *previ
 const char *hy_json_member_key(const hy_json_member *member, size_t *length);
 const hy_json *hy_json_member_value(const hy_json_member *member);
 
+/* Gives an object that the caller owns a member it lacks: text, or where text is NULL null. */
+hymba_status hy_json_default(hy_json *object, const char *key, const char *text, size_t length,
+                             hymba_error *error);
+
 /* The text of an object with one member set to a string, indented by two spaces and ended with a
  * newline: a new block of *size bytes and a NUL. name stands for the document in messages. */
 hymba_status hy_json_with_string(struct hy_memory *memory, const char *text, size_t length,

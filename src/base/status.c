@@ -58,3 +58,11 @@ hymba_status hy_fail_system(hymba_error *error, hymba_status status, int code, c
     va_end(arguments);
     return status;
 }
+
+hymba_status hy_fail_again(hymba_error *error, const hymba_error *cause)
+{
+    hy_fail_at(error, cause->status, cause->position, "%s", cause->message);
+    if (error && error->struct_size > offsetof(hymba_error, message))
+        error->system_code = cause->system_code;
+    return cause->status;
+}

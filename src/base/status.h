@@ -29,4 +29,7 @@ hymba_status hy_fail_at(hymba_error *error, hymba_status status, int64_t positio
 hymba_status hy_fail_system(hymba_error *error, hymba_status status, int code, const char *format,
                             ...) HY_PRINTF(4, 5);
 
+/* The failure that *cause tells of, told once more; returns its status. */
+hymba_status hy_fail_again(hymba_error *error, const hymba_error *cause);
+
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "run/decode.h"
+#include "text/log_probabilities.h"
 #include "text/text_stream.h"
 
 struct stop_string {
@@ -20,7 +21,7 @@ struct hymba_generation {
     struct stop_string *stops;
     size_t n_stops, longest_stop;
     uint64_t max_tokens, n_generated;
-    bool ignore_eos;
+    bool ignore_eos, wants_probability;
     int32_t eos;
     int32_t sampled;   /* token that is not in the text yet; -1: none */
     int32_t pending;   /* token that is not in the session yet; -1: none */
@@ -28,6 +29,10 @@ struct hymba_generation {
     int32_t stop;      /* HYMBA_STOP_... once it has ended */
     bool ended;        /* END has been given */
     _Atomic bool cancelled;
+    /* Of the sampled token. */
+    float log_probability;
+    hymba_token_probability *top;
+    uint32_t n_top;
     /* Text not given out yet, because a stop string may begin in it; then the event's text. */
     char *text;
     size_t length, capacity;
@@ -45,6 +50,7 @@ void hy_generation_release(hymba_generation *generation)
     hy_free(memory, generation->stops);
     hy_free(memory, generation->text);
     hy_free(memory, generation->out);
+    hy_free(memory, generation->top);
     hy_text_stream_release(generation->stream);
     hy_sampler_release(generation->sampler);
     hymba_session *session = generation->session;
@@ -71,6 +77,26 @@ static hymba_status copy_stops(hymba_generation *generation,
             return hy_no_memory(error, stop->length, "a stop string");
         generation->longest_stop = hy_max_size(generation->longest_stop, stop->length);
     }
+    return HYMBA_OK;
+}
+
+static hymba_status prepare_probabilities(hymba_generation *generation,
+                                          const hymba_generation_params *params,
+                                          hymba_error *error)
+{
+    uint32_t vocabulary = generation->session->context->model->plan.config.vocabulary_size;
+    generation->wants_probability =
+        params->n_top > 0 || (params->flags & HYMBA_GENERATION_LOG_PROBABILITIES);
+    if (params->n_top > vocabulary)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "params.n_top: found %u, expected at most %u",
+                       (unsigned)params->n_top, (unsigned)vocabulary);
+    if (params->n_top == 0)
+        return HYMBA_OK;
+    generation->top =
+        hy_alloc_array(&generation->memory, params->n_top, sizeof *generation->top);
+    if (!generation->top)
+        return hy_no_memory(error, params->n_top * sizeof *generation->top, "the alternatives");
+    generation->n_top = params->n_top;
     return HYMBA_OK;
 }
 
@@ -117,6 +143,8 @@ hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler
     if (generation->eos < 0 && tokenizer)
         generation->eos = hy_tokenizer_eos(tokenizer);
     hymba_status status = copy_stops(generation, params, error);
+    if (status == HYMBA_OK)
+        status = prepare_probabilities(generation, params, error);
     if (status == HYMBA_OK && tokenizer)
         status = prime_stream(generation, tokenizer, error);
     if (status != HYMBA_OK) {
@@ -290,11 +318,17 @@ static bool at_session_limit(const hymba_generation *generation)
 static hymba_status sample(hymba_generation *generation, hymba_error *error)
 {
     const hymba_session *session = generation->session;
+    const float *logits = hy_session_last_logits(session);
+    size_t n_logits = session->context->model->plan.config.vocabulary_size;
     if (generation->sampled >= 0)
         return HYMBA_OK;
-    return hy_sampler_sample(generation->sampler, hy_session_last_logits(session),
-                             session->context->model->plan.config.vocabulary_size,
-                             &generation->sampled, error);
+    hymba_status status =
+        hy_sampler_sample(generation->sampler, logits, n_logits, &generation->sampled, error);
+    if (status == HYMBA_OK && generation->wants_probability)
+        status = hy_log_probabilities(logits, n_logits, generation->sampled,
+                                      &generation->log_probability, generation->top,
+                                      generation->n_top, error);
+    return status;
 }
 
 static hymba_status next_token(hymba_generation *generation, hymba_event *event,
@@ -318,6 +352,9 @@ static hymba_status next_token(hymba_generation *generation, hymba_event *event,
     event->kind = HYMBA_EVENT_TOKEN;
     event->stop = HYMBA_STOP_NONE;
     event->token = token;
+    event->top = generation->top;
+    event->n_top = generation->n_top;
+    event->log_probability = generation->log_probability;
     give_text(generation, stopped ? generation->length : safe_length(generation), event);
     return HYMBA_OK;
 }

@@ -245,8 +245,7 @@ hymba_status hy_session_save_file(const hymba_session *session, const hymba_samp
         return status;
     status = hy_session_save(session, sampler, write_to_file, &target, info, error);
     if (target.status != HYMBA_OK) /* the file's own sentence says more */
-        status = hy_fail_system(error, target.status, file_error.system_code, "%s",
-                                file_error.message);
+        status = hy_fail_again(error, &file_error);
     if (status == HYMBA_OK)
         status = hy_writer_finish(&target.writer, error);
     hy_writer_abandon(&target.writer);

@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 
-/* params is complete (a full struct of this library's size). */
+/* params is complete (a full struct of this library's size); what it points to is copied. */
 hymba_status hy_sampler_create(const hymba_sampler_params *params, const hymba_host *host,
                                hymba_sampler **sampler, hymba_error *error);
 hymba_sampler *hy_sampler_retain(hymba_sampler *sampler);

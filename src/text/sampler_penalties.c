@@ -1,5 +1,3 @@
-#include <math.h>
-
 #include "base/checked.h"
 #include "text/sampler_object.h"
 
@@ -136,14 +134,17 @@ void hy_dry_mark(hymba_sampler *sampler, struct hy_candidate *items, size_t coun
     }
 }
 
-/* base to the power of exponent, at most the greatest float. Multiplications alone, so that it is
- * the same on every machine. */
+/* base >= 1 to the power of exponent, at most the greatest float. Multiplications alone, so that it
+ * is the same on every machine. */
 static double power(double base, uint32_t exponent)
 {
     static const double MOST = 0x1.fffffep127;
     double result = 1;
-    for (; exponent > 0 && result < MOST && base > 1; exponent--)
-        result *= base;
+    for (; exponent > 0; exponent >>= 1) {
+        if (exponent & 1)
+            result *= base;
+        base *= base;
+    }
     return result < MOST ? result : MOST;
 }
 

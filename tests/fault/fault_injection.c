@@ -245,7 +245,10 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 
 static void *json_alloc(size_t size)
 {
-    return fails(FAULT_JSON) ? NULL : malloc(size);
+    if (!fails(FAULT_JSON))
+        return malloc(size);
+    errno = ENOMEM; /* as malloc does */
+    return NULL;
 }
 
 void fault_install(void)

@@ -161,7 +161,6 @@ static void close_world(struct world *world, size_t descriptors)
     pthread_mutex_destroy(&world->host.mutex);
     ck_assert_uint_eq(count_descriptors(), descriptors);
     ck_assert_uint_eq(count_entries(test_directory(), ".part"), 0);
-    remove(world->path);
 }
 
 /* ---------------------------------------------------------------- scenarios */
@@ -194,30 +193,45 @@ static void save(struct world *world)
                 HYMBA_OK, error);
 }
 
+/* The old file is written anew for each fault, but by the library only once: syncing is slow. */
 static void with_an_old_file(struct world *world)
 {
+    static char *old;
+    static size_t size;
     append(world->subject, 0, 8);
-    save(world);
+    if (!old) {
+        save(world);
+        old = test_read_file(world->path, &size);
+    }
+    test_write_file(world->path, old, size);
     append(world->subject, 8, 40);
 }
 
 static void with_a_saved_file(struct world *world)
 {
+    static bool saved;
     with_a_mark(world);
-    save(world);
+    if (!saved)
+        save(world);
+    saved = true;
 }
 
-static hymba_status load_model(struct world *world)
+/* The model alone: computing its meta tokens for each fault would take long. */
+static hymba_status open_model(struct world *world)
 {
     hymba_model_params params = {
         .struct_size = sizeof params,
         .host = &world->host.host,
         .flags = world->scenario->flags,
     };
+    return hymba_model_open(world->scenario->directory, &params, &world->model, &error);
+}
+
+static hymba_status load_model(struct world *world)
+{
     hymba_context_params context = {
         .struct_size = sizeof context, .n_threads = 3, .max_step_tokens = 8};
-    hymba_status status =
-        hymba_model_open(world->scenario->directory, &params, &world->model, &error);
+    hymba_status status = open_model(world);
     if (status == HYMBA_OK)
         status = hymba_context_create(world->model, &context, &world->new_context, &error);
     if (status == HYMBA_OK)
@@ -335,6 +349,11 @@ static hymba_session *saved_session(struct world *world, size_t number)
     return world->made;
 }
 
+static hymba_session *made_session(struct world *world, size_t number)
+{
+    return number == 0 ? world->made : NULL;
+}
+
 static hymba_session *all_sessions(struct world *world, size_t number)
 {
     hymba_session *const sessions[] = {world->subject, world->other, world->third, world->made};
@@ -349,7 +368,8 @@ static void with_everything(struct world *world)
 {
     with_a_saved_file(world);
     test_status(load_session(world), HYMBA_OK, error);
-    test_status(load_model(world) == HYMBA_OK ? HYMBA_OK : error.status, HYMBA_OK, error);
+    world->third = world->made;
+    test_status(load_model(world), HYMBA_OK, error);
 }
 
 static hymba_status release_everything(struct world *world)
@@ -359,10 +379,10 @@ static hymba_status release_everything(struct world *world)
 }
 
 static const struct scenario scenarios[] = {
-    {"load, mapped", NULL, load_model, all_sessions, "tests/data/variants/mixed_plan", 0, false},
-    {"load, read", NULL, load_model, all_sessions, "tests/data/variants/no_rope",
+    {"load, mapped", NULL, load_model, made_session, "tests/data/variants/mixed_plan", 0, false},
+    {"load, read", NULL, load_model, made_session, "tests/data/variants/no_rope",
      HYMBA_MODEL_NO_MAP, false},
-    {"load, in shards", NULL, load_model, all_sessions, "tests/data/goldens/f_official_like", 0,
+    {"load, in shards", NULL, open_model, made_session, "tests/data/goldens/f_official_like", 0,
      false},
     {"tokenize, tokenizer.model", NULL, tokenize, all_sessions, "tokenizer.model", 0, false},
     {"tokenize, tokenizer.json", NULL, tokenize, all_sessions, "tokenizer.json", 0, false},
@@ -391,7 +411,7 @@ static const struct {
     {{FAULT_JSON, FAULT_ONCE, 0, 0}, HYMBA_ERROR_MEMORY, false},
     {{FAULT_JSON, FAULT_EVER_AFTER, 0, 0}, HYMBA_ERROR_MEMORY, false},
     {{FAULT_ACCESS, FAULT_ONCE, EIO, 0}, HYMBA_ERROR_FILE, true},
-    {{FAULT_ACCESS, FAULT_EVER_AFTER, EACCES, 0}, HYMBA_ERROR_FILE, false},
+    {{FAULT_ACCESS, FAULT_EVER_AFTER, EACCES, 0}, HYMBA_ERROR_FILE, true},
     {{FAULT_OPEN, FAULT_ONCE, EMFILE, 0}, HYMBA_ERROR_FILE, false},
     {{FAULT_OPEN, FAULT_EVER_AFTER, EACCES, 0}, HYMBA_ERROR_FILE, false},
     {{FAULT_OPEN, FAULT_EVERY_OTHER, EINTR, 0}, HYMBA_OK, false},
@@ -480,7 +500,7 @@ static void check_status(const struct scenario *scenario, size_t kind, const str
 
 /* --------------------------------------------------------------- comparison */
 
-static void probe(hymba_session *session, float *logits)
+static void probe(const hymba_model *model, hymba_session *session, float *logits)
 {
     const float *found;
     size_t rows;
@@ -488,7 +508,7 @@ static void probe(hymba_session *session, float *logits)
     test_status(hymba_session_append(session, &next_token, 1, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
                 error);
     test_status(hymba_session_logits(session, &found, &rows, &error), HYMBA_OK, error);
-    test_status(hymba_model_get_info(shared_model, &info, &error), HYMBA_OK, error);
+    test_status(hymba_model_get_info(model, &info, &error), HYMBA_OK, error);
     memcpy(logits, found, info.vocabulary_size * sizeof *logits);
 }
 
@@ -498,9 +518,10 @@ static void look(struct world *world, struct outcome *outcome)
     memset(outcome, 0, sizeof *outcome);
     while ((session = world->scenario->probe(world, outcome->n_probes)) != NULL) {
         ck_assert_uint_lt(outcome->n_probes, MAX_PROBES);
-        probe(session, outcome->probes[outcome->n_probes++]);
+        probe(world->model ? world->model : shared_model, session,
+              outcome->probes[outcome->n_probes++]);
     }
-    probe(world->bystander, outcome->bystander);
+    probe(shared_model, world->bystander, outcome->bystander);
     memcpy(outcome->ids, world->ids, sizeof outcome->ids);
     memcpy(outcome->texts, world->texts, world->text_length);
     outcome->n_ids = world->n_ids;
@@ -635,7 +656,8 @@ START_TEST(everything_fails_in_turn)
             printf(" %s %ld,", fault_call_name((enum fault_call)call), by_call[call]);
     }
     printf(" together %ld\n", total);
-    ck_assert_int_gt(total, 0);
+    /* going back to what is kept asks for nothing */
+    ck_assert(total > 0 || scenario.run == rewind_to_mark || scenario.run == rewind_steps);
     if (scenario.run == tokenize) {
         char path[512];
         snprintf(path, sizeof path, "%s/%s", scenario.directory, scenarios[_i].directory);

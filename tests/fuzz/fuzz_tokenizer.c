@@ -60,7 +60,8 @@ static void encode(hymba_tokenizer *tokenizer, const char *text, size_t length, 
 
 static void use(hymba_tokenizer *tokenizer, const uint8_t *data, size_t size)
 {
-    static const char text[] = "Once upon <s>a time</s>\n \xE2\x96\x81\xF0\x9F\x98\x80\xFF ab <unk>";
+    static const char text[] =
+        "Once upon <s>a time</s>\n \xE2\x96\x81\xF0\x9F\x98\x80\xFF ab <unk>";
     static const char chat[] =
         "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}";
     hymba_error error = {.struct_size = sizeof error};

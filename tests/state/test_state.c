@@ -13,7 +13,8 @@
 #include "host.h"
 #include "tensor/dtype.h"
 
-enum { MAX_POSITIONS = 1400, N_SLOTS = 4, MAX_REWIND = 12, MAX_CACHES = 8, STEP_ROWS = 500 };
+enum { MAX_POSITIONS = 1000, N_SLOTS = 4, MAX_REWIND = 12, MAX_CACHES = 8, STEP_ROWS = 500,
+       LARGEST_ROW = 256 };
 
 static struct test_host host;
 static struct hy_memory memory, block_memory;
@@ -132,17 +133,16 @@ static const unsigned char *head_row(const struct hy_state_layout *layout,
 static void check_span(const struct hy_state_layout *layout, const struct hy_span *span,
                        uint32_t cache, const uint32_t *stamps)
 {
-    unsigned char expected[512];
+    unsigned char expected[LARGEST_ROW];
     for (size_t i = 0; i < span->count; i++) {
         uint64_t position = span->position + i;
         for (uint32_t kind = 0; kind < 2; kind++) {
             size_t size = (kind ? layout->v_size : layout->qk_size) * layout->cache_size;
-            ck_assert_uint_le(size, sizeof expected);
             for (uint32_t head = 0; head < layout->n_kv_heads; head++) {
                 make_row(cache, kind, head, position, stamps[position], expected, size);
-                ck_assert_msg(memcmp(head_row(layout, span, kind, head, i), expected, size) == 0,
-                              "cache %u, head %u: wrong %s at position %llu", cache, head,
-                              kind ? "value" : "key", (unsigned long long)position);
+                if (memcmp(head_row(layout, span, kind, head, i), expected, size) != 0)
+                    ck_abort_msg("cache %u, head %u: wrong %s at position %llu", cache, head,
+                                 kind ? "value" : "key", (unsigned long long)position);
             }
         }
     }
@@ -188,8 +188,8 @@ static void check_recurrent(const struct world *world, const struct hy_state *st
     hy_state_load_recurrent(state, found);
     fill_working(world, stamp);
     for (size_t i = 0; i < n; i++)
-        ck_assert_msg(found[i] == stored_value(world->layout.state_type, world->working[i]),
-                      "recurrent element %zu of %zu is %g", i, n, (double)found[i]);
+        if (found[i] != stored_value(world->layout.state_type, world->working[i]))
+            ck_abort_msg("recurrent element %zu of %zu is %g", i, n, (double)found[i]);
     free(found);
 }
 
@@ -463,6 +463,7 @@ static void open_world(struct world *world, const struct shape *shape,
     world->working =
         malloc((hy_layout_recurrent_floats(&world->layout) + 1) * sizeof *world->working);
     ck_assert_uint_le(world->layout.rewind_tokens, MAX_REWIND);
+    ck_assert_uint_le((world->layout.qk_size + world->layout.v_size) * 4, LARGEST_ROW);
 }
 
 static void close_world(struct world *world)
@@ -516,7 +517,7 @@ static void operate(struct world *world, uint32_t meta_recurrent)
         break;
     }
     check_slot(world, slot);
-    if (other->used)
+    if (other->used && test_random() < 0.4)
         check_slot(world, other);
 }
 
@@ -563,7 +564,7 @@ START_TEST(random_lives)
     };
     for (unsigned i = 0; i < sizeof params / sizeof params[0]; i++) {
         test_random_seed(100 * (unsigned)_i + i);
-        live(&shapes[_i], &params[i], 40);
+        live(&shapes[_i], &params[i], 30);
         test_host_check(&host);
     }
 }

@@ -116,6 +116,7 @@ invisible="$invisible|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
 
 # grep -I passes over binary files.
 while read -r file; do
+    case $file in tests/fuzz/corpus/*) continue ;; esac # kept byte by byte
     grep -qI . "$file" || continue
     [ -z "$(tail -c 1 "$file" | tr -d '\n')" ] || echo "$file: no newline at the end"
     grep -nE '[ 	]$' "$file" | sed "s|^\([0-9]*\):.*|$file:\1: blank at the end|"

@@ -1,6 +1,7 @@
 """What of hymba.h the program beside this file uses, through ctypes. Copy it, add what you need.
 
-The raw part bears the names of hymba.h. ctypes lets other threads run while a call is under way.
+The raw part bears the names of hymba.h. A struct may stop before its last fields, since struct_size
+tells the library where it ends. ctypes lets other threads run while a call is under way.
 """
 
 import ctypes
@@ -35,7 +36,7 @@ class hymba_sampler_params(ctypes.Structure):
 class hymba_generation_params(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("max_tokens", c_uint64),
                 ("stop_strings", POINTER(c_char_p)), ("n_stop_strings", c_size_t),
-                ("flags", c_uint32), ("reserved", c_uint32)]
+                ("flags", c_uint32), ("n_top", c_uint32)]
 
 
 class hymba_event(ctypes.Structure):

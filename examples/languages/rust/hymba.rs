@@ -1,5 +1,6 @@
 //! What of hymba.h the program beside this file uses, without any crate. Copy it and add what you
-//! need. The module `ffi` bears the names of hymba.h; what follows it is safe to use.
+//! need. The module `ffi` bears the names of hymba.h; what follows it is safe to use. A struct may
+//! stop before its last fields, since struct_size tells the library where it ends.
 
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
@@ -55,7 +56,7 @@ pub mod ffi {
         pub stop_strings: *const *const c_char,
         pub n_stop_strings: usize,
         pub flags: u32,
-        pub reserved: u32,
+        pub n_top: u32,
     }
 
     #[repr(C)]
@@ -135,7 +136,9 @@ pub struct Error {
 impl Error {
     pub fn name(&self) -> &'static str {
         // Static storage, ASCII.
-        unsafe { CStr::from_ptr(hymba_status_name(self.status)) }.to_str().unwrap_or("")
+        unsafe { CStr::from_ptr(hymba_status_name(self.status)) }
+            .to_str()
+            .unwrap_or("")
     }
 }
 
@@ -156,7 +159,10 @@ fn check(call: impl FnOnce(*mut hymba_error) -> i32) -> Result<()> {
         HYMBA_OK => Ok(()),
         status => {
             let message = unsafe { CStr::from_ptr(record.message.as_ptr()) };
-            Err(Error { status, message: message.to_string_lossy().into_owned() })
+            Err(Error {
+                status,
+                message: message.to_string_lossy().into_owned(),
+            })
         }
     }
 }
@@ -208,7 +214,10 @@ impl Model {
     }
 
     pub fn tokenizer(&self) -> Tokenizer<'_> {
-        Tokenizer { raw: unsafe { hymba_model_tokenizer(self.0.raw) }, model: PhantomData }
+        Tokenizer {
+            raw: unsafe { hymba_model_tokenizer(self.0.raw) },
+            model: PhantomData,
+        }
     }
 }
 
@@ -226,7 +235,9 @@ impl Tokenizer<'_> {
         let mut encode = |tokens, capacity| {
             check(|error| unsafe {
                 let needed = &mut needed;
-                hymba_tokenizer_encode(self.raw, data, length, flags, tokens, capacity, needed, error)
+                hymba_tokenizer_encode(
+                    self.raw, data, length, flags, tokens, capacity, needed, error,
+                )
             })?;
             Ok(needed)
         };
@@ -258,7 +269,15 @@ impl Context {
         let mut reuse = Reuse::default();
         let loaded = Handle::create(hymba_session_release, |session, error| unsafe {
             let (params, sampler) = (ptr::null(), ptr::null_mut());
-            hymba_session_load(self.0.raw, path.as_ptr(), params, session, sampler, &mut reuse, error)
+            hymba_session_load(
+                self.0.raw,
+                path.as_ptr(),
+                params,
+                session,
+                sampler,
+                &mut reuse,
+                error,
+            )
         })?;
         Ok((Session(loaded), reuse))
     }
@@ -285,7 +304,13 @@ impl Session {
     pub fn save(&mut self, path: &str) -> Result<()> {
         let path = path_argument(path)?;
         check(|error| unsafe {
-            hymba_session_save(self.0.raw, ptr::null(), path.as_ptr(), ptr::null_mut(), error)
+            hymba_session_save(
+                self.0.raw,
+                ptr::null(),
+                path.as_ptr(),
+                ptr::null_mut(),
+                error,
+            )
         })
     }
 
@@ -299,12 +324,19 @@ impl Session {
         let sampler = Handle::create(hymba_sampler_release, |sampler, error| unsafe {
             hymba_sampler_create(sampling, ptr::null(), sampler, error)
         })?;
-        let limits = hymba_generation_params { max_tokens, ..Default::default() };
+        let limits = hymba_generation_params {
+            max_tokens,
+            ..Default::default()
+        };
         let handle = Handle::create(hymba_generation_release, |generation, error| unsafe {
             let (session, sampler, tokenizer) = (self.0.raw, sampler.raw, tokenizer.raw);
             hymba_generation_create(session, sampler, tokenizer, &limits, generation, error)
         })?;
-        Ok(Generation { handle, ended: false, session: PhantomData })
+        Ok(Generation {
+            handle,
+            ended: false,
+            session: PhantomData,
+        })
     }
 }
 

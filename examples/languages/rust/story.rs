@@ -19,7 +19,10 @@ fn open_what_is_not_there() {
 }
 
 fn print_reuse(what: &str, reuse: &Reuse) {
-    println!("{}: {} tokens reused, {} computed", what, reuse.reused_tokens, reuse.computed_tokens);
+    println!(
+        "{}: {} tokens reused, {} computed",
+        what, reuse.reused_tokens, reuse.computed_tokens
+    );
 }
 
 fn stream(
@@ -50,7 +53,12 @@ fn tell(directory: &str, session_file: &str) -> Result<(), Box<dyn std::error::E
     let (mut fork, reuse) = session.fork()?;
     print_reuse("fork", &reuse);
 
-    let first = Sampling { temperature: 0.8, top_k: 40, seed: 7, ..Default::default() };
+    let first = Sampling {
+        temperature: 0.8,
+        top_k: 40,
+        seed: 7,
+        ..Default::default()
+    };
     let second = Sampling { seed: 8, ..first };
     stream(&mut session, &tokenizer, "seed 7", &first, 40)?;
     stream(&mut fork, &tokenizer, "seed 8", &second, 40)?;
