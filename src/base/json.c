@@ -4,21 +4,112 @@
 #include <jansson.h>
 #include <string.h>
 
+/*
+ * Jansson (2.14) does not check whether the buffer of the token it reads has grown: without memory
+ * it drops the character and goes on, or, where a character is put back, ends the program. So a
+ * text goes in behind a string that makes the buffer larger than any token from which a character
+ * is put back, and byte by byte, with a look at errno before each: both within an array,
+ * ["xxx...x", the text].
+ */
+enum { PADDING_SIZE = 1 << 10 };
+
+struct input {
+    const char *text;
+    size_t length;
+    size_t position; /* in the whole of it, with what stands before and after the text */
+    bool out_of_memory;
+};
+
+static const char before[] = "[\"";
+static const char between[] = "\",";
+static const size_t text_begin = sizeof before - 1 + PADDING_SIZE + sizeof between - 1;
+
+static char character_at(const struct input *input, size_t position)
+{
+    if (position < sizeof before - 1)
+        return before[position];
+    if (position < sizeof before - 1 + PADDING_SIZE)
+        return 'x';
+    if (position < text_begin)
+        return between[position - (sizeof before - 1 + PADDING_SIZE)];
+    return position < text_begin + input->length ? input->text[position - text_begin] : ']';
+}
+
+static size_t give_character(void *buffer, size_t size, void *user)
+{
+    struct input *input = user;
+    (void)size;
+    if (errno == ENOMEM)
+        input->out_of_memory = true;
+    if (input->out_of_memory || input->position > text_begin + input->length)
+        return 0;
+    *(char *)buffer = character_at(input, input->position++);
+    return 1;
+}
+
+/* Jansson puts a character back behind a number or a word, and before a control character in a
+ * string. The last are errors anyway; words must fit into the buffer. */
+static hymba_status check_tokens(const char *text, size_t length, const char *name,
+                                 hymba_error *error)
+{
+    bool in_string = false;
+    size_t word = 0, line = 1;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char character = (unsigned char)text[i];
+        line += character == '\n';
+        if (in_string && character < 0x20)
+            return hy_fail_at(error, HYMBA_ERROR_FORMAT, (int64_t)i,
+                              "%s, line %zu: control character 0x%02x in a string", name, line,
+                              character);
+        if (in_string && character == '\\')
+            i++;
+        else if (character == '"')
+            in_string = !in_string;
+        else if (!in_string)
+            word = strchr(" \t\r\n[]{},:", character) && character ? 0 : word + 1;
+        if (word >= PADDING_SIZE)
+            return hy_fail_at(error, HYMBA_ERROR_FORMAT, (int64_t)i,
+                              "%s, line %zu: a number or word of more than %d characters", name,
+                              line, PADDING_SIZE - 1);
+    }
+    return HYMBA_OK;
+}
+
+static int64_t position_in_text(const json_error_t *fault, size_t length)
+{
+    int64_t position = fault->position - (int64_t)text_begin;
+    if (position < 0)
+        return 0;
+    return position < (int64_t)length ? position : (int64_t)length;
+}
+
 hymba_status hy_json_parse(const char *text, size_t length, const char *name, hy_json **document,
                            hymba_error *error)
 {
+    *document = NULL;
+    hymba_status status = check_tokens(text, length, name, error);
+    if (status != HYMBA_OK)
+        return status;
+    struct input input = {.text = text, .length = length};
     json_error_t fault;
     errno = 0;
-    *document = json_loadb(text ? text : "", length,
-                           JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &fault);
-    if (*document)
-        return HYMBA_OK;
-    /* Where its memory runs out, Jansson says so, or nothing, or blames the text. */
-    if (json_error_code(&fault) == json_error_out_of_memory || fault.text[0] == '\0' ||
-        errno == ENOMEM)
-        return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the content of %s", name);
-    return hy_fail_at(error, HYMBA_ERROR_FORMAT, fault.position, "%s, line %d: %s", name,
-                      fault.line, fault.text);
+    json_t *array = json_load_callback(give_character, &input,
+                                       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &fault);
+    if (array && !input.out_of_memory && json_array_size(array) == 2)
+        *document = json_incref(json_array_get(array, 1));
+    /* Most of Jansson's other ways of running out of memory leave no words behind. */
+    else if (input.out_of_memory || errno == ENOMEM ||
+             (!array && (json_error_code(&fault) == json_error_out_of_memory ||
+                         fault.text[0] == '\0')))
+        status = hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the content of %s", name);
+    else if (array)
+        status = hy_fail(error, HYMBA_ERROR_FORMAT, "%s: found %s, expected one", name,
+                         json_array_size(array) == 1 ? "no value" : "several values");
+    else
+        status = hy_fail_at(error, HYMBA_ERROR_FORMAT, position_in_text(&fault, length),
+                            "%s, line %d: %s", name, fault.line, fault.text);
+    json_decref(array);
+    return status;
 }
 
 void hy_json_free(hy_json *document)

@@ -1,6 +1,8 @@
 /* JSON documents as the rest of the library sees them. */
 #include "base/json.h"
 
+#include <errno.h>
+#include <jansson.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -274,6 +276,80 @@ START_TEST(cut_texts)
 }
 END_TEST
 
+/* One value is what a text holds, whatever Jansson is given around it. */
+START_TEST(one_value)
+{
+    static const char *const cases[] = {"1, 2", "1] ", "1], [2", "] [", "1,"};
+    hy_json *document;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        test_status(hy_json_parse(cases[i], strlen(cases[i]), "a.json", &document, &error),
+                    HYMBA_ERROR_FORMAT, error);
+        ck_assert_ptr_null(document);
+    }
+}
+END_TEST
+
+START_TEST(long_numbers)
+{
+    char text[1100];
+    memset(text, '1', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    refuse(text);
+    ck_assert_ptr_nonnull(strstr(error.message, "more than 1023 characters"));
+    memcpy(text + 1023, "e-1000", 7);
+    memset(text, '0', 1017);
+    memcpy(text, "0.", 2);
+    memcpy(text + 1017, "e-1000", 7);
+    hy_json *document = parse(text);
+    ck_assert(hy_json_real(document) == 0.0);
+    hy_json_free(document);
+    memset(text + 1, '2', sizeof text - 3);
+    text[0] = text[sizeof text - 2] = '"'; /* digits in a string are no number */
+    document = parse(text);
+    size_t length;
+    hy_json_string(document, &length);
+    ck_assert_uint_eq(length, sizeof text - 3);
+    hy_json_free(document);
+}
+END_TEST
+
+/* ------------------------------------------------------------------- memory */
+
+static long until_failure; /* of Jansson's allocations; one fails */
+
+static void *failing_alloc(size_t size)
+{
+    if (until_failure-- != 0)
+        return malloc(size);
+    errno = ENOMEM;
+    return NULL;
+}
+
+/* Jansson reads on, or ends the program, where the buffer of a token has not grown. */
+START_TEST(failing_allocations)
+{
+    static const char text[] =
+        "{\"a string of some length\": 0.30000000000000004, \"b\": [1234567890123456, "
+        "\"0123456789012345678901234567890123456789\", -1e-6, true, null, {\"c\": []}]}";
+    json_malloc_t old_alloc;
+    json_free_t old_free;
+    json_get_alloc_funcs(&old_alloc, &old_free);
+    json_set_alloc_funcs(failing_alloc, free);
+    hymba_status status = HYMBA_ERROR_MEMORY;
+    long number = 0;
+    for (; status != HYMBA_OK; number++) {
+        hy_json *document;
+        until_failure = number;
+        status = hy_json_parse(text, sizeof text - 1, "a.json", &document, &error);
+        if (until_failure < 0)
+            test_status(status, HYMBA_ERROR_MEMORY, error);
+        hy_json_free(document);
+    }
+    json_set_alloc_funcs(old_alloc, old_free);
+    ck_assert_int_gt(number, 20);
+}
+END_TEST
+
 /* ------------------------------------------------------------- with_string */
 
 static char *with_string(const char *text, const char *key, const char *value)
@@ -382,6 +458,9 @@ int main(void)
     tcase_add_test(tests, bad_text);
     tcase_add_test(tests, faults_have_a_place);
     tcase_add_test(tests, cut_texts);
+    tcase_add_test(tests, one_value);
+    tcase_add_test(tests, long_numbers);
+    tcase_add_test(tests, failing_allocations);
     tcase_add_test(tests, with_string_sets_one_member);
     tcase_add_test(tests, with_string_keeps_numbers);
     tcase_add_test(tests, with_string_refuses);
