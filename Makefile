@@ -47,6 +47,7 @@ ifneq (,$(findstring x86_64,$(COMPILER)))
 LIB_SOURCES += $(sort $(wildcard src/kernel/x86/*.c))
 endif
 TOOL_SOURCES := $(sort $(wildcard tools/*.c))
+BENCH_SOURCES := $(sort $(wildcard bench/*.c))
 EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
 SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
@@ -57,6 +58,7 @@ objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
 LIB_OBJECTS := $(call objects,$(LIB_SOURCES))
 TOOL_OBJECTS := $(call objects,$(TOOL_SOURCES))
 EXAMPLES := $(EXAMPLE_SOURCES:%.c=$(OBJ)/%)
+BENCHES := $(BENCH_SOURCES:%.c=$(OBJ)/%)
 INTERNAL := $(OBJ)/libhymba-internal.a
 SUPPORT := $(OBJ)/tests/libsupport.a
 
@@ -74,10 +76,14 @@ help:
 	@echo 'make                 the libraries into build/, the command into bin/'
 	@echo 'make demo            set up, build, and generate text with the demo model'
 	@echo 'make check           set up, build, and run all tests; TESTS="..." runs a subset'
+	@echo 'make check-long      all tests in their long form, with figures'
 	@echo 'make check-asan      the tests under the address and undefined-behaviour sanitizers'
 	@echo 'make check-tsan      the tests under the thread sanitizer'
 	@echo 'make check-valgrind  the small suites under valgrind'
+	@echo 'make fuzz            each fuzz target for SECONDS'
+	@echo 'make coverage        lines of the library that the tests run'
 	@echo 'make setup           install what building and testing need (Debian, Ubuntu)'
+	@echo 'make benches         the programs of bench/, into build/*/bench'
 	@echo 'make install         under PREFIX, LIBDIR, ...; DESTDIR is put before all paths'
 	@echo 'make uninstall       remove what install put there'
 	@echo 'make clean           remove build/ and bin/'
@@ -93,6 +99,7 @@ $(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -m
 # What lies outside the library sees the public header alone; tests see everything.
 $(OBJ)/src/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
+$(OBJ)/bench/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
 
 $(OBJ)/%.o: %.c
@@ -135,6 +142,10 @@ $(OBJ)/examples/%: $(OBJ)/examples/%.o $(OBJ)/libhymba.a
 	$(call say,LD,$@)
 	$(Q)$(link) $< $(OBJ)/libhymba.a $(LIBS)
 
+$(OBJ)/bench/%: $(OBJ)/bench/%.o $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(link) $< $(INTERNAL) $(LIBS)
+
 # ------------------------------------------------------------------ tests
 
 $(SUPPORT): $(call objects,$(SUPPORT_SOURCES))
@@ -154,6 +165,7 @@ PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 UNIT := $(foreach stage,base tensor format kernel text backend model state run,tests/$(stage)/%)
 test-programs: $(PROGRAM_FILES)
 examples: $(EXAMPLES)
+benches: $(BENCHES)
 BEYOND_UNIT := $(filter-out $(UNIT),$(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN))
 test-files: $(PROGRAM_FILES) $(if $(BEYOND_UNIT),$(PRODUCTS) $(EXAMPLES))
 
@@ -172,6 +184,11 @@ check:
 	@.ci/setup.sh check
 	+@$(MAKE) --no-print-directory run-tests
 
+# The long forms of the tests that have one; they print their figures.
+check-long:
+	@.ci/setup.sh check
+	+@HYMBA_LONG=1 $(MAKE) --no-print-directory run-tests
+
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
@@ -189,6 +206,15 @@ check-valgrind:
 	@.ci/setup.sh valgrind
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests CFLAGS='-O1 -g' TESTS='$(VALGRIND_TESTS)' \
 		WRAPPER='valgrind -q --leak-check=full --error-exitcode=99'
+
+# Lines of the library that the tests run; fails below what docs/coverage.md promises.
+coverage:
+	@.ci/setup.sh coverage
+	+@$(MAKE) --no-print-directory run-coverage CFLAGS='-O1 -g --coverage'
+run-coverage:
+	@find $(OBJ) -name '*.gcda' -delete 2>/dev/null || true
+	+@$(MAKE) --no-print-directory run-tests TESTS='$(filter-out %.sh,$(TESTS))'
+	@tests/coverage/report.sh $(OBJ)
 
 setup:
 	@.ci/setup.sh check
@@ -238,10 +264,10 @@ $(FUZZ_BIN)/%: $(OBJ)/tests/fuzz/test_%.o \
 fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 
 .PHONY: fuzz fuzz-programs
-.PHONY: all examples help check check-asan check-tsan check-valgrind setup demo install \
+.PHONY: all examples benches help check check-long coverage run-coverage check-asan check-tsan check-valgrind setup demo install \
 	uninstall clean run-tests test-files test-programs
 .SECONDARY:
 .DELETE_ON_ERROR:
 
--include $(LIB_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) \
+-include $(LIB_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) $(BENCHES:=.d) \
 	$(patsubst %.c,$(OBJ)/%.d,$(SUPPORT_SOURCES) $(TEST_SOURCES))

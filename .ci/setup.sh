@@ -4,6 +4,7 @@
 #   .ci/setup.sh build      to build: compiler, Jansson, zlib
 #   .ci/setup.sh check      to build and test
 #   .ci/setup.sh valgrind   the same and valgrind
+#   .ci/setup.sh coverage   the same as check and gcovr
 #   .ci/setup.sh ci         all of it, with the second compiler
 #
 # Says in a line each what it installs and why. Where nothing is missing it says nothing and does
@@ -54,6 +55,10 @@ find_check() {
     have go || wanted golang-go 'tests the Go example'
 }
 
+find_coverage() {
+    have gcovr || missing gcovr 'sums up coverage'
+}
+
 find_valgrind() {
     have valgrind || missing valgrind 'tests for memory errors'
 }
@@ -62,12 +67,13 @@ case $purpose in
 build) find_build ;;
 check) find_build && find_check ;;
 valgrind) find_build && find_check && find_valgrind ;;
+coverage) find_build && find_check && find_coverage ;;
 ci)
     find_build && find_check && find_valgrind
     have clang || missing clang 'second compiler'
     ;;
 *)
-    echo "usage: setup.sh build|check|valgrind|ci" >&2
+    echo "usage: setup.sh build|check|valgrind|coverage|ci" >&2
     exit 2
     ;;
 esac
