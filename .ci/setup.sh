@@ -50,6 +50,7 @@ find_build() {
 find_check() {
     have "${CXX:-c++}" || missing g++ 'tests hymba.h as C++'
     have_library check || missing check 'unit tests'
+    have abidiff || wanted abigail-tools 'tests the binary interface'
     have python3 || wanted python3 'tests the Python example'
     have rustc || wanted rustc 'tests the Rust example'
     have go || wanted golang-go 'tests the Go example'

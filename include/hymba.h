@@ -20,7 +20,9 @@
  *   Structs    A parameter struct begins with struct_size. Set it to sizeof the struct, or call
  *              the matching ..._init function; every other field may then be zero, which means
  *              the default. A struct larger than the library knows is accepted if the unknown
- *              tail is zero. A NULL pointer to parameters means all defaults.
+ *              tail is zero, and refused with HYMBA_ERROR_UNSUPPORTED if not; the same holds for
+ *              the elements of arrays whose element size is given. A struct_size below 8 or above
+ *              4096 is an error. A NULL pointer to parameters means all defaults.
  *   Handles    ..._create and ..._open give one reference; ..._release gives it back and accepts
  *              NULL. Children hold their parents, so handles may be released in any order.
  *   Text       is UTF-8, given as pointer and length; a length of HYMBA_NUL_TERMINATED means that
@@ -228,9 +230,9 @@ typedef struct hymba_memory_file {
 } hymba_memory_file;
 
 /*
- * The same from memory blocks. files is an array of n_files elements that lie file_size bytes
- * apart (sizeof(hymba_memory_file)). Weight files are used in place: their memory must stay valid
- * and unchanged until the model is destroyed. The other files and the names are copied.
+ * The same from memory blocks. files is an array of n_files elements of file_size bytes, i.e.
+ * sizeof(hymba_memory_file). Weight files are used in place: their memory must stay valid and
+ * unchanged until the model is destroyed. The other files and the names are copied.
  * Errors and threads as hymba_model_open.
  */
 HYMBA_API hymba_status hymba_model_open_memory(const hymba_memory_file *files, size_t file_size,
@@ -603,9 +605,9 @@ typedef struct hymba_batch_item {
 
 /*
  * hymba_session_append on many sessions at once, of any lengths together: each weight is read
- * once for all. items is an array of n_items elements that lie item_size bytes apart. All or
- * nothing: after a failure no session has moved. Each session's result is, to the bit, what it
- * would be alone. error.position is the index of the item at fault.
+ * once for all. items is an array of n_items elements of item_size bytes, i.e.
+ * sizeof(hymba_batch_item). All or nothing: after a failure no session has moved. Each session's
+ * result is, to the bit, what it would be alone. error.position is the index of the item at fault.
  * Errors and threads as hymba_session_append.
  */
 HYMBA_API hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item *items,
@@ -787,41 +789,52 @@ typedef int32_t (*hymba_process_logits)(void *user, const int32_t *tokens, float
 
 /*
  * How the next token is chosen: the biases, then the stages in their order, then the draw. All
- * zero: greedy, i.e. the most probable token (lowest id on a tie). Floats must be finite.
+ * zero: greedy, i.e. the most probable token (lowest id on a tie). Floats must be finite. Recent
+ * tokens are those that the sampler has chosen or accepted, the prompt too if it was accepted.
+ *
+ * Probabilities are those of what the stages before have left. The stages are those of llama.cpp,
+ * and come from: repeat_penalty arXiv:1909.05858; top_p 1904.09751; typical_p 2202.00666; min_p
+ * 2407.01082; top_n_sigma 2411.07641; mirostat 2007.14966; XTC and DRY: pull requests 6335 and
+ * 5677 of text-generation-webui; presence_penalty and frequency_penalty: OpenAI's API.
  */
 typedef struct hymba_sampler_params {
     size_t struct_size;
     uint64_t seed;         /* the same seed and logits give the same tokens on every machine */
-    float temperature;     /* >= 0, divides the logits; 0: greedy, the best of what is left */
-    int32_t top_k;         /* keep the k most probable; 0: all */
-    float top_p;           /* keep the smallest set with at least this probability; 0 or 1: all */
-    float min_p;           /* drop what is less probable than min_p times the best; 0: keep all */
+    float temperature;     /* >= 0, divides the logits; 1: as they are. 0: greedy, the best of what
+                              is left, also where the order leaves this stage out */
+    int32_t top_k;         /* >= 0; keep the k most probable; 0: all */
+    float top_p;           /* 0 to 1; keep the smallest set with at least this probability; 0 or 1:
+                              all */
+    float min_p;           /* 0 to 1; drop what is less probable than min_p times the best; 0: keep
+                              all */
     float repeat_penalty;  /* >= 0; logits of recent tokens: divided (> 0) or multiplied (< 0) by
                               this; 0 or 1: off */
-    int32_t repeat_last_n; /* how many recent tokens count for the penalties; 0: 64, -1: all
-                              accepted */
+    int32_t repeat_last_n; /* >= -1; how many recent tokens count for the three penalties; 0: 64,
+                              -1: all */
     float presence_penalty;  /* taken off the logit of every recent token, may be < 0; 0: off */
     float frequency_penalty; /* the same once for each time it came; 0: off */
-    float typical_p;       /* keep the tokens whose surprise is nearest to the mean surprise and
-                              that have more than this probability together; 0 or 1: all */
+    float typical_p;       /* 0 to 1; keep the tokens whose surprise is nearest to the mean
+                              surprise, until they have more than this probability together; 0 or
+                              1: all */
     float top_n_sigma;     /* >= 0; drop what lies more than this many standard deviations of the
                               logits below the best logit; 0: keep all */
-    float xtc_probability; /* 0 to 1: how often XTC acts. It drops all tokens of at least
-                              xtc_threshold but the least probable of them; 0: off */
+    float xtc_probability; /* 0 to 1: how often XTC acts. It drops all tokens with a probability
+                              of at least xtc_threshold but the least probable of them; 0: off */
     float xtc_threshold;   /* 0 to 1, above 0.5 without effect; 0: 0.1 */
     float dry_multiplier;  /* >= 0. DRY penalises the token that would go on with a repetition of
                               n tokens by dry_multiplier * dry_base ^ (n - dry_allowed_length), if n
                               is at least dry_allowed_length; 0: off */
     float dry_base;        /* >= 1; 0: 1.75 */
     int32_t dry_allowed_length; /* >= 0; 0: 2 */
-    int32_t dry_penalty_last_n; /* how many recent tokens DRY looks at; 0 or -1: all accepted */
+    int32_t dry_penalty_last_n; /* >= -1; how many recent tokens DRY looks at; 0 or -1: all */
     const int32_t *dry_breakers; /* tokens that no repetition goes across and that DRY never
                                     penalises; copied */
     size_t n_dry_breakers;
-    int32_t mirostat;      /* 2: Mirostat 2 cuts off and draws; 0: off. The stages top_n_sigma,
-                              top_k, typical_p, top_p, min_p and xtc then do not run */
+    int32_t mirostat;      /* 2: Mirostat 2 cuts off and draws, after the other stages; 0: off.
+                              top_n_sigma, top_k, typical_p, top_p, min_p and xtc then do not run
+                              (penalties and dry do, which they do not in llama.cpp) */
     float mirostat_tau;    /* >= 0: the surprise to keep to, in bits; 0: 5 */
-    float mirostat_eta;    /* >= 0: how fast it is corrected; 0: 0.1 */
+    float mirostat_eta;    /* >= 0: how fast the cut follows the surprise; 0: 0.1 */
     uint32_t reserved;     /* 0 */
     const hymba_logit_bias *logit_bias; /* copied; of several for one token the sum counts */
     size_t n_logit_bias;
@@ -850,7 +863,8 @@ HYMBA_API hymba_status hymba_sampler_accept(hymba_sampler *sampler, int32_t toke
 
 /*
  * Chooses a token from n_logits logits, which are not changed, and accepts it.
- * Errors: ARGUMENT (no logits, none left, or a NaN), MEMORY, CANCELLED (by the caller's stage).
+ * After an error the sampler is as it was. Errors: ARGUMENT (no logits, none left, a NaN or
+ * +INFINITY among them or from the caller's stage), MEMORY, CANCELLED (by the caller's stage).
  */
 HYMBA_API hymba_status hymba_sampler_sample(hymba_sampler *sampler, const float *logits,
                                             size_t n_logits, int32_t *token, hymba_error *error);
@@ -878,7 +892,7 @@ typedef struct hymba_token_probability {
 /*
  * How probable the logits as they are make a token (log_probability may be NULL: then token is not
  * read), and the n_top most probable tokens in order, the lower id first among equals.
- * Errors: ARGUMENT (token or n_top beyond n_logits, no logits, none finite, or a NaN).
+ * Errors: ARGUMENT (token or n_top beyond n_logits, no logits, none finite, a NaN or +INFINITY).
  * Threads: any.
  */
 HYMBA_API hymba_status hymba_log_probabilities(const float *logits, size_t n_logits, int32_t token,

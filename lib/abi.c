@@ -96,23 +96,47 @@ void hymba_host_init(hymba_host *host, size_t size)
     hy_init_struct(host, size);
 }
 
+/* Nothing beyond is taken for a struct's size: it was never set, and the memory is not read. */
+enum { LARGEST_STRUCT = 4096 };
+
+hymba_status hy_check_struct(const void *given, const char *name, hymba_error *error)
+{
+    size_t size;
+    hymba_status status = hy_require(given, name, error);
+    if (status != HYMBA_OK)
+        return status;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size || size > LARGEST_STRUCT)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "%s: struct_size is %zu, expected the size of the struct", name, size);
+    return HYMBA_OK;
+}
+
+size_t hy_unknown_byte(const void *given, size_t size, size_t known)
+{
+    size_t i = known;
+    while (i < size && ((const unsigned char *)given)[i] == 0)
+        i++;
+    return i;
+}
+
 hymba_status hy_read_struct(void *to, size_t size, const void *from, const char *name,
                             hymba_error *error)
 {
-    size_t given;
+    size_t given, unknown;
     memset(to, 0, size);
     memcpy(to, &size, sizeof size);
     if (!from)
         return HYMBA_OK;
+    hymba_status status = hy_check_struct(from, name, error);
+    if (status != HYMBA_OK)
+        return status;
     memcpy(&given, from, sizeof given);
-    if (given < sizeof given)
-        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
-                       "%s: struct_size is %zu, expected the size of the struct", name, given);
-    for (size_t i = size; i < given; i++)
-        if (((const unsigned char *)from)[i] != 0)
-            return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)i,
-                              "%s: byte %zu is set, but this library knows only %zu bytes", name, i,
-                              size);
+    unknown = hy_unknown_byte(from, given, size);
+    if (unknown < given)
+        return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)unknown,
+                          "%s: byte %zu is set, but this library knows only %zu bytes", name,
+                          unknown, size);
     memcpy((char *)to + sizeof given, (const char *)from + sizeof given,
            hy_min_size(given, size) - sizeof given);
     return HYMBA_OK;
@@ -122,18 +146,22 @@ hymba_status hy_write_struct(void *to, const void *from, size_t size, const char
                              hymba_error *error)
 {
     size_t given;
-    hymba_status status = hy_require(to, name, error);
+    hymba_status status = hy_check_struct(to, name, error);
     if (status != HYMBA_OK)
         return status;
     memcpy(&given, to, sizeof given);
-    if (given < sizeof given)
-        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
-                       "%s: struct_size is %zu, expected the size of the struct", name, given);
     memcpy((char *)to + sizeof given, (const char *)from + sizeof given,
            hy_min_size(given, size) - sizeof given);
     if (given > size)
         memset((char *)to + size, 0, given - size);
     return HYMBA_OK;
+}
+
+hymba_status hy_check_reserved(uint32_t reserved, hymba_error *error)
+{
+    return reserved == 0 ? HYMBA_OK
+                         : hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                                   "params.reserved: found %u, expected 0", reserved);
 }
 
 hymba_status hy_require(const void *pointer, const char *name, hymba_error *error)
@@ -143,6 +171,14 @@ hymba_status hy_require(const void *pointer, const char *name, hymba_error *erro
                              name);
 }
 
+hymba_status hy_check_count(size_t count, size_t size, const char *name, hymba_error *error)
+{
+    return hy_is_count(count, size)
+               ? HYMBA_OK
+               : hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                         "%s: found %zu, which is more than memory can hold", name, count);
+}
+
 hymba_status hy_text_length(const char *text, size_t *length, const char *name, hymba_error *error)
 {
     if (!text && *length == 0)
@@ -150,7 +186,7 @@ hymba_status hy_text_length(const char *text, size_t *length, const char *name, 
     hymba_status status = hy_require(text, name, error);
     if (status == HYMBA_OK && *length == HYMBA_NUL_TERMINATED)
         *length = strlen(text);
-    return status;
+    return status == HYMBA_OK ? hy_check_count(*length, 1, name, error) : status;
 }
 
 hymba_status hy_check_buffer(const void *buffer, size_t capacity, size_t needed,

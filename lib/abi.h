@@ -17,9 +17,27 @@
 hymba_status hy_read_struct(void *to, size_t size, const void *from, const char *name,
                             hymba_error *error);
 
+/*
+ * ARGUMENT if a caller's sized struct is NULL or its struct_size cannot be one. For results, before
+ * the work, which would otherwise be done in vain.
+ */
+hymba_status hy_check_struct(const void *given, const char *name, hymba_error *error);
+
+/*
+ * Place of the first byte that is set behind the known ones, in what a newer caller gives, size
+ * bytes. If that is less than size, the caller must be refused.
+ */
+size_t hy_unknown_byte(const void *given, size_t size, size_t known);
+
 /* Copies a complete struct into a caller's, up to the caller's struct_size, which stays. */
 hymba_status hy_write_struct(void *to, const void *from, size_t size, const char *name,
                              hymba_error *error);
+
+/* ARGUMENT if so many elements of size bytes cannot lie in memory, as for a negative count. */
+hymba_status hy_check_count(size_t count, size_t size, const char *name, hymba_error *error);
+
+/* ARGUMENT unless params.reserved, which may get a meaning later, is 0. */
+hymba_status hy_check_reserved(uint32_t reserved, hymba_error *error);
 
 /* Clears a caller's struct of the given size and sets its struct_size. */
 void hy_init_struct(void *to, size_t size);

@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "abi.h"
+#include "base/checked.h"
 #include "model/model.h"
 
 void hymba_model_params_init(hymba_model_params *params, size_t size)
@@ -38,6 +39,9 @@ static hymba_status open_source(const struct hy_source *source, const hymba_mode
     if (params.flags & ~(uint32_t)KNOWN_FLAGS)
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "params.flags: found 0x%x, known are 0x%x",
                        params.flags, KNOWN_FLAGS);
+    status = hy_check_reserved(params.reserved, error);
+    if (status != HYMBA_OK)
+        return status;
     return hy_model_open(source, &params, model, error);
 }
 
@@ -69,12 +73,23 @@ hymba_status hymba_model_open_memory(const hymba_memory_file *files, size_t file
     if (file_size < sizeof *files)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "file_size: found %zu, expected at least %zu",
                        file_size, sizeof *files);
+    status = hy_check_count(n_files, file_size, "n_files", error);
+    if (status != HYMBA_OK)
+        return status;
     for (size_t i = 0; i < n_files; i++) {
         const hymba_memory_file *file =
             (const void *)((const char *)files + i * file_size);
+        if (hy_unknown_byte(file, file_size, sizeof *file) < file_size)
+            return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)i,
+                              "files[%zu]: something is set behind the %zu bytes this library "
+                              "knows", i, sizeof *file);
         if (!file->name || (!file->data && file->size > 0))
             return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
                               "files[%zu]: name or data is NULL", i);
+        if (!hy_is_count(file->size, 1))
+            return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
+                              "files[%zu].size: found %zu, which is more than memory can hold", i,
+                              file->size);
     }
     struct hy_source source = {.files = files, .file_size = file_size, .n_files = n_files};
     return open_source(&source, params, model, error);
@@ -177,6 +192,8 @@ hymba_status hymba_model_init(const char *directory, const char *config_json, si
         status = hy_text_length(config_json, &length, "config_json", error);
     if (status == HYMBA_OK)
         status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK)
+        status = hy_check_reserved(params.reserved, error);
     if (status == HYMBA_OK)
         status = read_host(&params.host, &host, error);
     return status == HYMBA_OK ? hy_model_init(directory, config_json, length, &params, error)

@@ -101,6 +101,8 @@ hymba_status hymba_session_create(hymba_context *context, const hymba_session_pa
     if (status == HYMBA_OK)
         status = hy_read_struct(&params, sizeof params, given, "params", error);
     if (status == HYMBA_OK)
+        status = hy_check_reserved(params.reserved, error);
+    if (status == HYMBA_OK)
         status = hy_session_check_params(&params, error);
     if (status == HYMBA_OK)
         status = hy_context_enter(context, error);
@@ -190,8 +192,16 @@ static const hymba_batch_item *item_at(const hymba_batch_item *items, size_t ite
 }
 
 static hymba_status check_batch_item(const hymba_context *context, const hymba_batch_item *item,
-                                     size_t index, hymba_error *error)
+                                     size_t item_size, size_t index, hymba_error *error)
 {
+    if (hy_unknown_byte(item, item_size, sizeof *item) < item_size)
+        return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)index,
+                          "items[%zu]: something is set behind the %zu bytes this library knows",
+                          index, sizeof *item);
+    if (item->reserved != 0)
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                          "items[%zu].reserved: found %d, expected 0", index,
+                          (int)item->reserved);
     if (!item->session || !item->tokens)
         return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
                           "items[%zu]: %s is NULL", index,
@@ -246,8 +256,9 @@ hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
                        "found %zu items of %zu bytes, expected at least 1 of at least %zu", n_items,
                        item_size, sizeof *items);
+    status = hy_check_count(n_items, item_size, "n_items", error);
     for (size_t i = 0; status == HYMBA_OK && i < n_items; i++)
-        status = check_batch_item(context, item_at(items, item_size, i), i, error);
+        status = check_batch_item(context, item_at(items, item_size, i), item_size, i, error);
     if (status == HYMBA_OK)
         status = hy_context_enter(context, error);
     if (status != HYMBA_OK)

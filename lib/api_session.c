@@ -26,9 +26,7 @@ static hymba_status leave(hymba_context *context, hymba_status status,
 /* A result struct is checked before the work, so that the work is not done in vain. */
 static hymba_status check_info(const hymba_reuse_info *info, hymba_error *error)
 {
-    if (info && info->struct_size < sizeof info->struct_size)
-        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "info: struct_size is %zu", info->struct_size);
-    return HYMBA_OK;
+    return info ? hy_check_struct(info, "info", error) : HYMBA_OK;
 }
 
 hymba_status hymba_session_fork(hymba_session *session, hymba_session **fork,
@@ -207,6 +205,8 @@ static hymba_status begin_load(hymba_context *context, const hymba_session_param
     if (status == HYMBA_OK)
         status = hy_read_struct(params, sizeof *params, given, "params", error);
     if (status == HYMBA_OK)
+        status = hy_check_reserved(params->reserved, error);
+    if (status == HYMBA_OK)
         status = hy_session_check_params(params, error);
     return status == HYMBA_OK ? hy_context_enter(context, error) : status;
 }
@@ -237,9 +237,12 @@ hymba_status hymba_session_load_memory(hymba_context *context, const void *data,
     hymba_status status = begin_load(context, given, &params, session, sampler, info, error);
     if (status != HYMBA_OK)
         return status;
-    status = data || size == 0
-                 ? hy_session_load(context, data, size, given ? &params : NULL, session, sampler,
-                                   &complete, error)
-                 : hy_require(data, "data", error);
+    if (size > 0)
+        status = hy_require(data, "data", error);
+    if (status == HYMBA_OK)
+        status = hy_check_count(size, 1, "size", error);
+    if (status == HYMBA_OK)
+        status = hy_session_load(context, data, size, given ? &params : NULL, session, sampler,
+                                 &complete, error);
     return leave(context, status, &complete, info, error);
 }

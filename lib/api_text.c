@@ -92,6 +92,8 @@ hymba_status hymba_tokenizer_decode(const hymba_tokenizer *tokenizer, const int3
         status = hy_require(buffer, "buffer", error);
     if (status == HYMBA_OK && n_ids > 0)
         status = hy_require(ids, "ids", error);
+    if (status == HYMBA_OK)
+        status = hy_check_count(n_ids, sizeof *ids, "n_ids", error);
     if (status != HYMBA_OK)
         return status;
     status = hy_tokenizer_decode(tokenizer, ids, n_ids, flags, buffer, capacity, needed, error);
@@ -335,6 +337,8 @@ hymba_status hymba_sampler_restore(const void *data, size_t size, const hymba_ho
         return status;
     *sampler = NULL;
     status = hy_require(data, "data", error);
+    if (status == HYMBA_OK)
+        status = hy_check_count(size, 1, "size", error);
     if (status == HYMBA_OK && given_host) {
         status = hy_read_struct(&host, sizeof host, given_host, "host", error);
         given_host = &host;
@@ -374,6 +378,9 @@ static hymba_status check_generation(const hymba_generation_params *params,
     if (!tokenizer)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "stop strings need a tokenizer");
     hymba_status status = hy_require(params->stop_strings, "params.stop_strings", error);
+    if (status == HYMBA_OK)
+        status = hy_check_count(params->n_stop_strings, sizeof *params->stop_strings,
+                                "params.n_stop_strings", error);
     for (size_t i = 0; status == HYMBA_OK && i < params->n_stop_strings; i++)
         if (!params->stop_strings[i] || params->stop_strings[i][0] == '\0')
             status = hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
@@ -430,7 +437,7 @@ hymba_status hymba_generation_next(hymba_generation *generation, hymba_event *ev
     hymba_event complete = {0};
     hymba_status status = hy_require(generation, "generation", error);
     if (status == HYMBA_OK)
-        status = hy_require(event, "event", error);
+        status = hy_check_struct(event, "event", error);
     if (status != HYMBA_OK)
         return status;
     hymba_context *context = hy_generation_context(generation);

@@ -28,6 +28,13 @@ static inline bool hy_mul_u64(uint64_t a, uint64_t b, uint64_t *result)
     return !__builtin_mul_overflow(a, b, result);
 }
 
+/* Whether count elements of size bytes can lie in memory. A negative number that was taken for a
+ * count cannot; what it counts must then not be read. */
+static inline bool hy_is_count(size_t count, size_t size)
+{
+    return size == 0 || count <= PTRDIFF_MAX / size;
+}
+
 static inline size_t hy_min_size(size_t a, size_t b)
 {
     return a < b ? a : b;

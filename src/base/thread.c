@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -174,13 +175,29 @@ unsigned hy_pool_threads(const struct hy_pool *pool)
     return pool->n_threads;
 }
 
+/* Signals are the host's, whose handlers must not run on a thread that it knows nothing of; only
+ * what a thread's own work causes (a weight file that was cut short: SIGBUS) comes to it. A thread
+ * begins with its creator's mask. */
+static void keep_signals_out(sigset_t *before)
+{
+    static const int own[] = {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, SIGSYS};
+    sigset_t set;
+    sigfillset(&set);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        sigdelset(&set, own[i]);
+    pthread_sigmask(SIG_BLOCK, &set, before);
+}
+
 static hymba_status start_workers(struct hy_pool *pool, hymba_error *error)
 {
     for (unsigned i = 0; i + 1 < pool->n_threads; i++) {
+        sigset_t before;
         struct worker *worker = &pool->workers[i];
         worker->pool = pool;
         worker->number = i + 1;
+        keep_signals_out(&before);
         int code = pthread_create(&worker->thread, NULL, worker_main, worker);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
         if (code)
             return hy_fail_system(error, HYMBA_ERROR_THREAD, code,
                                   "thread %u of %u cannot be started", i + 2, pool->n_threads);

@@ -77,7 +77,10 @@ hymba_status hy_container_begin(struct hy_memory *memory, hymba_write write, voi
     struct file_header header = {.byte_order = BYTE_ORDER_MARK, .version = HY_CONTAINER_VERSION};
     memcpy(header.magic, magic, sizeof magic);
     header.crc = header_crc(&header);
-    return give(writer, &header, sizeof header, error);
+    hymba_status status = give(writer, &header, sizeof header, error);
+    if (status != HYMBA_OK)
+        hy_container_writer_free(writer);
+    return status;
 }
 
 /* Compresses the waiting block; the result's size, or 0 if it did not shrink or has no memory. */

@@ -56,26 +56,4 @@ else
     fail "soname" "found \"$soname\", expected libhymba.so.$abi"
 fi
 
-# The archive's object may call nothing that ends the process, prints, or changes process-wide
-# state. Sanitizers put such calls in of their own.
-banned='abort exit _exit _Exit quick_exit __assert_fail longjmp _longjmp __longjmp_chk siglongjmp
-setjmp _setjmp __sigsetjmp signal sigaction setlocale puts putchar printf __printf_chk vprintf
-perror fesetround fesetenv feenableexcept'
-if [ -n "$HYMBA_SANITIZE" ]; then
-    skip "calls of the archive" "a sanitized build"
-else
-    # U: undefined, i.e. called.
-    $NM -u "$HYMBA_BUILD/libhymba.a" 2> /dev/null | awk '{ print $2 }' | sed 's/@.*//' |
-        LC_ALL=C sort -u > "$work/calls"
-    echo "$banned" | tr ' ' '\n' | LC_ALL=C sort -u > "$work/banned"
-    found=$(LC_ALL=C comm -12 "$work/calls" "$work/banned" | tr '\n' ' ')
-    if [ ! -s "$work/calls" ]; then
-        fail "calls of the archive" "none found"
-    elif [ -n "$found" ]; then
-        fail "calls of the archive" "banned: $found"
-    else
-        pass "calls of the archive"
-    fi
-fi
-
 finish

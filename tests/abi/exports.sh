@@ -6,11 +6,13 @@
 #   tests/abi/exports.sh ledger 0.1.0      lines of lib/symbols.txt
 #   tests/abi/exports.sh map HYMBA_0       lib/hymba.map
 #
+# HYMBA_HEADER may name another header than include/hymba.h.
+#
 # Both files are ledgers from then on: new names are added by hand, none is ever removed.
 
 names() {
     # Comments out, then every function name that follows HYMBA_API in one declaration.
-    sed -e 's|/\*[^*]*\*/||g' include/hymba.h |
+    sed -e 's|/\*[^*]*\*/||g' "${HYMBA_HEADER:-include/hymba.h}" |
         awk '/\/\*/ { comment = 1 } !comment { print } /\*\// { comment = 0 }' |
         tr '\n' ' ' | sed 's/HYMBA_API /\n&/g' |
         sed -n 's/^HYMBA_API [^(]*[ *]\(hymba_[a-z0-9_]*\)(.*/\1/p' | LC_ALL=C sort

@@ -2,6 +2,7 @@
 #include "base/thread.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -68,6 +69,19 @@ static void record_part(void *argument, size_t begin, size_t end, unsigned threa
     record->parts[thread].self = pthread_self();
     for (size_t i = begin; i < end && i < MAX_UNITS; i++)
         record->done[i]++;
+}
+
+/* Which threads take an interrupt. */
+static void record_mask(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    sigset_t mask;
+    int *taken = argument;
+    (void)begin;
+    (void)end;
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    taken[thread] = !sigismember(&mask, SIGINT) || !sigismember(&mask, SIGALRM);
+    if (sigismember(&mask, SIGBUS))
+        taken[thread] = -1;
 }
 
 static void check_record(const struct record *record, unsigned n_threads, size_t n_units,
@@ -262,6 +276,24 @@ START_TEST(pools_side_by_side)
 }
 END_TEST
 
+/* A host's handlers run on the host's threads only. */
+START_TEST(signals_are_the_hosts)
+{
+    int taken[3] = {2, 2, 2};
+    sigset_t before, after;
+    pthread_sigmask(SIG_SETMASK, NULL, &before);
+    struct hy_pool *pool = new_pool(3);
+    pthread_sigmask(SIG_SETMASK, NULL, &after);
+    hy_pool_run(pool, record_mask, taken, 3, 1, 1);
+    hy_pool_destroy(pool);
+    ck_assert_int_eq(taken[0], 1);
+    ck_assert_int_eq(taken[1], 0);
+    ck_assert_int_eq(taken[2], 0);
+    for (int number = 1; number < 32; number++)
+        ck_assert_int_eq(sigismember(&before, number), sigismember(&after, number));
+}
+END_TEST
+
 START_TEST(no_memory)
 {
     struct hy_pool *pool;
@@ -336,6 +368,7 @@ int main(void)
     tcase_add_test(tests, sleep_and_wake);
     tcase_add_test(tests, end_at_any_time);
     tcase_add_test(tests, pools_side_by_side);
+    tcase_add_test(tests, signals_are_the_hosts);
     tcase_add_test(tests, no_memory);
     tcase_add_test(tests, threads_that_cannot_start);
     tcase_add_test(tests, processors);
