@@ -261,7 +261,7 @@ SECONDS ?= 60
 FUZZ_BIN ?= $(OBJ)/fuzz
 fuzz:
 	@.ci/setup.sh ci
-	+@MAKE='$(MAKE)' tests/fuzz/run.sh $(SECONDS) $(FUZZ_NAMES)
+	+@MAKE='$(MAKE)' JOBS='$(JOBS)' tests/fuzz/run.sh $(SECONDS) $(FUZZ_NAMES)
 
 $(FUZZ_BIN)/%: $(OBJ)/tests/fuzz/test_%.o \
 		$(call objects,$(filter-out tests/fuzz/replay.c,$(FUZZ_SOURCES))) $(INTERNAL)
@@ -273,9 +273,8 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 
 .PHONY: fuzz fuzz-programs
 .PHONY: abi-baseline
-.PHONY: all examples benches help check check-long coverage run-coverage check-asan check-tsan \
-	check-valgrind setup demo install \
-	uninstall clean run-tests test-files test-programs
+.PHONY: all examples benches help check check-long check-asan check-tsan check-valgrind coverage \
+	run-coverage setup demo install uninstall clean run-tests test-files test-programs
 .SECONDARY:
 .DELETE_ON_ERROR:
 

@@ -38,6 +38,17 @@ have_c_headers() {
     echo '#include <stdlib.h>' | "${CC:-cc}" -E - > /dev/null 2>&1
 }
 
+# The runtime of clang's sanitizers and of libFuzzer, which clang only recommends.
+have_fuzzer() {
+    program=$(mktemp) || return 1
+    echo 'int LLVMFuzzerTestOneInput(const char *d, long n); \
+        int LLVMFuzzerTestOneInput(const char *d, long n) { return !d && n; }' |
+        clang -x c -fsanitize=fuzzer,address,undefined - -o "$program" > /dev/null 2>&1
+    status=$?
+    rm -f "$program"
+    return $status
+}
+
 find_build() {
     have "${CC:-cc}" || missing gcc 'C compiler'
     have_c_headers || missing libc6-dev 'headers of the C library'
@@ -72,6 +83,7 @@ coverage) find_build && find_check && find_coverage ;;
 ci)
     find_build && find_check && find_valgrind
     have clang || missing clang 'second compiler'
+    have_fuzzer || missing libclang-rt-dev 'fuzz targets'
     ;;
 *)
     echo "usage: setup.sh build|check|valgrind|coverage|ci" >&2

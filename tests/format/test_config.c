@@ -4,39 +4,22 @@
 #include <string.h>
 
 #include "format/config.h"
-#include "support.h"
+#include "host.h"
 
 static struct hy_memory memory;
 static hymba_error error;
-static int blocks_left; /* allocations that succeed; negative: all */
-
-static void *limited_alloc(void *user, size_t size, size_t alignment)
-{
-    int *left = user;
-    void *pointer = NULL;
-    if (*left == 0)
-        return NULL;
-    if (*left > 0)
-        --*left;
-    return posix_memalign(&pointer, alignment, size) == 0 ? pointer : NULL;
-}
-
-static void plain_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    (void)user;
-    (void)size;
-    (void)alignment;
-    free(pointer);
-}
+static struct test_host host;
 
 static void setup(void)
 {
-    hymba_host host = {.struct_size = sizeof host, .user = &blocks_left, .alloc = limited_alloc,
-                       .free = plain_free};
-    blocks_left = -1;
-    memset(&error, 0, sizeof error);
-    error.struct_size = sizeof error;
-    test_status(hy_memory_init(&memory, &host, &error), HYMBA_OK, error);
+    test_host_init(&host);
+    hymba_error_init(&error, sizeof error);
+    test_status(hy_memory_init(&memory, &host.host, &error), HYMBA_OK, error);
+}
+
+static void teardown(void)
+{
+    test_host_check(&host);
 }
 
 /* A small model of 6 layers: the fields that may be varied, each with its text. */
@@ -588,7 +571,7 @@ END_TEST
 START_TEST(without_memory_it_fails_cleanly)
 {
     struct hy_config config;
-    blocks_left = 0;
+    test_host_fail_at(&host, 0, true);
     test_status(parse_changed(CHANGES({"rope", "true"}), &config), HYMBA_ERROR_MEMORY, error);
     done(&config);
 }
@@ -599,7 +582,7 @@ int main(void)
     Suite *suite = suite_create("config");
     TCase *config = tcase_create("config");
     tcase_set_timeout(config, 240);
-    tcase_add_checked_fixture(config, setup, NULL);
+    tcase_add_checked_fixture(config, setup, teardown);
     tcase_add_test(config, every_size_is_read);
     tcase_add_test(config, layers_follow_groups_and_window);
     tcase_add_test(config, golden_configurations);

@@ -3,39 +3,22 @@
 #include <string.h>
 
 #include "format/config.h"
-#include "support.h"
+#include "host.h"
 
 static struct hy_memory memory;
 static hymba_error error;
-static int blocks_left; /* allocations that succeed; negative: all */
-
-static void *limited_alloc(void *user, size_t size, size_t alignment)
-{
-    int *left = user;
-    void *pointer = NULL;
-    if (*left == 0)
-        return NULL;
-    if (*left > 0)
-        --*left;
-    return posix_memalign(&pointer, alignment, size) == 0 ? pointer : NULL;
-}
-
-static void plain_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    (void)user;
-    (void)size;
-    (void)alignment;
-    free(pointer);
-}
+static struct test_host host;
 
 static void setup(void)
 {
-    hymba_host host = {.struct_size = sizeof host, .user = &blocks_left, .alloc = limited_alloc,
-                       .free = plain_free};
-    blocks_left = -1;
-    memset(&error, 0, sizeof error);
-    error.struct_size = sizeof error;
-    test_status(hy_memory_init(&memory, &host, &error), HYMBA_OK, error);
+    test_host_init(&host);
+    hymba_error_init(&error, sizeof error);
+    test_status(hy_memory_init(&memory, &host.host, &error), HYMBA_OK, error);
+}
+
+static void teardown(void)
+{
+    test_host_check(&host);
 }
 
 static void done(struct hy_config *config)
@@ -159,7 +142,7 @@ START_TEST(presets_fail_cleanly)
     ck_assert_ptr_nonnull(strstr(error.message, "\"7b\""));
     ck_assert_ptr_null(text);
     for (int allowed = 0;; allowed++) {
-        blocks_left = allowed;
+        test_host_fail_at(&host, allowed, true);
         hymba_status status = hy_preset_config(&memory, "1.5b", &text, &length, &error);
         hy_free(&memory, text);
         ck_assert_uint_eq(memory.used, 0);
@@ -174,7 +157,7 @@ int main(void)
 {
     Suite *suite = suite_create("preset");
     TCase *preset = tcase_create("preset");
-    tcase_add_checked_fixture(preset, setup, NULL);
+    tcase_add_checked_fixture(preset, setup, teardown);
     tcase_add_test(preset, presets_have_the_published_shapes);
     tcase_add_test(preset, largest_preset_in_detail);
     tcase_add_test(preset, largest_preset_is_the_published_file);

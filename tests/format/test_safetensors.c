@@ -5,39 +5,22 @@
 #include <string.h>
 
 #include "format/safetensors.h"
-#include "support.h"
+#include "host.h"
 
 static struct hy_memory memory;
 static hymba_error error;
-static int blocks_left; /* allocations that succeed; negative: all */
-
-static void *limited_alloc(void *user, size_t size, size_t alignment)
-{
-    int *left = user;
-    void *pointer = NULL;
-    if (*left == 0)
-        return NULL;
-    if (*left > 0)
-        --*left;
-    return posix_memalign(&pointer, alignment, size) == 0 ? pointer : NULL;
-}
-
-static void plain_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    (void)user;
-    (void)size;
-    (void)alignment;
-    free(pointer);
-}
+static struct test_host host;
 
 static void setup(void)
 {
-    hymba_host host = {.struct_size = sizeof host, .user = &blocks_left, .alloc = limited_alloc,
-                       .free = plain_free};
-    blocks_left = -1;
-    memset(&error, 0, sizeof error);
-    error.struct_size = sizeof error;
-    test_status(hy_memory_init(&memory, &host, &error), HYMBA_OK, error);
+    test_host_init(&host);
+    hymba_error_init(&error, sizeof error);
+    test_status(hy_memory_init(&memory, &host.host, &error), HYMBA_OK, error);
+}
+
+static void teardown(void)
+{
+    test_host_check(&host);
 }
 
 static void check_no_leak(void)
@@ -426,7 +409,7 @@ START_TEST(every_allocation_may_fail)
     unsigned char *bytes = make_file(small_header, 24, &size);
     for (;; allowed++) {
         struct hy_safetensors out;
-        blocks_left = allowed;
+        test_host_fail_at(&host, allowed, true);
         hymba_status status = parse_bytes(bytes, size, &out);
         hy_safetensors_free(&out);
         check_no_leak();
@@ -513,7 +496,7 @@ START_TEST(writing_without_memory_fails_cleanly)
     for (int allowed = 0;; allowed++) {
         char *header;
         size_t size;
-        blocks_left = allowed;
+        test_host_fail_at(&host, allowed, true);
         hymba_status status = hy_safetensors_header(&memory, many, 64, &header, &size, &error);
         hy_free(&memory, header);
         check_no_leak();
@@ -533,8 +516,8 @@ int main(void)
     TCase *reading = tcase_create("reading");
     TCase *writing = tcase_create("writing");
     tcase_set_timeout(reading, 120);
-    tcase_add_checked_fixture(reading, setup, NULL);
-    tcase_add_checked_fixture(writing, setup, NULL);
+    tcase_add_checked_fixture(reading, setup, teardown);
+    tcase_add_checked_fixture(writing, setup, teardown);
     tcase_add_test(reading, good_file);
     tcase_add_test(reading, empty_container);
     tcase_add_test(reading, golden_files);

@@ -6,37 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support.h"
+#include "host.h"
 
 static hymba_error fault;
-
-/* ------------------------------------------------------------------ hosts */
-
-struct failing_host {
-    size_t calls, fail_at; /* the fail_at-th allocation fails, counted from 1; 0: none */
-    size_t living;
-};
-
-static void *failing_alloc(void *user, size_t size, size_t alignment)
-{
-    struct failing_host *state = user;
-    void *pointer = NULL;
-    if (++state->calls == state->fail_at)
-        return NULL;
-    if (posix_memalign(&pointer, alignment, size))
-        return NULL;
-    state->living++;
-    return pointer;
-}
-
-static void failing_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    struct failing_host *state = user;
-    (void)size;
-    (void)alignment;
-    state->living--;
-    free(pointer);
-}
 
 /* ---------------------------------------------------------------- helpers */
 
@@ -712,17 +684,15 @@ START_TEST(failing_allocations)
     /* Long texts, so that chunks and the output grow more than once. */
     char *source = nested(everything, "{{ messages|tojson ~ messages|tojson }}", 500, "", "");
     hymba_status status = HYMBA_ERROR_MEMORY;
-    size_t fail_at = 0;
+    long fail_at = 0;
     while (status) {
-        struct failing_host state = {.fail_at = ++fail_at};
-        hymba_host host = {.struct_size = sizeof host,
-                           .user = &state,
-                           .alloc = failing_alloc,
-                           .free = failing_free};
+        struct test_host host;
         struct hy_memory memory;
         struct hy_text text;
         hymba_error_init(&fault, sizeof fault);
-        hy_memory_init(&memory, &host, NULL);
+        test_host_init(&host);
+        test_host_fail_at(&host, fail_at++, false);
+        hy_memory_init(&memory, &host.host, NULL);
         hy_text_init(&text, &memory);
         status = hy_chat_template_render(source, strlen(source), variables, &text, &fault);
         ck_assert_int_eq(fault.status, status);
@@ -731,10 +701,10 @@ START_TEST(failing_allocations)
             ck_assert_uint_eq(text.length, 0);
         }
         hy_text_free(&text);
-        ck_assert_uint_eq(state.living, 0);
+        test_host_check(&host);
         fail_at += fail_at > 60 ? 37 : 0;
     }
-    ck_assert_uint_gt(fail_at, 10);
+    ck_assert_int_gt(fail_at, 10);
     free(source);
     hy_json_free(variables);
 }
