@@ -50,7 +50,9 @@ TOOL_SOURCES := $(sort $(wildcard tools/*.c))
 BENCH_SOURCES := $(sort $(wildcard bench/*.c))
 EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
-SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
+HELPER_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
+FAULT_SOURCES := $(filter tests/fault/%,$(HELPER_SOURCES))
+SUPPORT_SOURCES := $(filter-out $(FAULT_SOURCES),$(HELPER_SOURCES))
 FUZZ_SOURCES := $(filter tests/fuzz/%,$(SUPPORT_SOURCES))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/check_*.sh tests/*/check.sh))
 
@@ -151,6 +153,11 @@ $(OBJ)/bench/%: $(OBJ)/bench/%.o $(INTERNAL)
 
 $(SUPPORT): $(call objects,$(SUPPORT_SOURCES))
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+# What tests/fault puts in the place of the system's calls must reach no other program.
+$(OBJ)/tests/fault/%: $(OBJ)/tests/fault/%.o $(call objects,$(FAULT_SOURCES)) $(SUPPORT) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(link) $< $(call objects,$(FAULT_SOURCES)) $(SUPPORT) $(INTERNAL) $(CHECK_LIBS) $(LIBS)
 
 $(OBJ)/tests/%: $(OBJ)/tests/%.o $(SUPPORT) $(INTERNAL)
 	$(call say,LD,$@)
@@ -279,4 +286,4 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 .DELETE_ON_ERROR:
 
 -include $(LIB_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) $(BENCHES:=.d) \
-	$(patsubst %.c,$(OBJ)/%.d,$(SUPPORT_SOURCES) $(TEST_SOURCES))
+	$(patsubst %.c,$(OBJ)/%.d,$(HELPER_SOURCES) $(TEST_SOURCES))

@@ -42,11 +42,11 @@ hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t hea
     if (!hy_mul_size(heads_per_kv, max_keys, &floats) || !hy_add_size(floats, 15, &floats))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "attention over %zu keys does not fit memory",
                        max_keys);
+    floats = floats / 16 * 16;
     if (floats <= backend->scratch_floats)
         return HYMBA_OK;
     /* growing by a quarter at least keeps regrowth rare */
-    floats = hy_max_size(floats, backend->scratch_floats + backend->scratch_floats / 4);
-    floats = floats / 16 * 16;
+    floats = hy_max_size(floats, backend->scratch_floats + backend->scratch_floats / 64 * 16);
     if (!hy_mul_size(floats * sizeof(float), hy_pool_threads(backend->pool), &bytes))
         return hy_no_memory(error, SIZE_MAX, "attention scratch");
     float *scratch = hy_alloc(backend->memory, bytes);

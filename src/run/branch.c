@@ -283,6 +283,19 @@ static uint64_t shortest_step(const hymba_session *session)
     return length;
 }
 
+/* Blocks that snapshots alone hold: of each those that what came after it has given up. */
+static uint64_t snapshot_block_bytes(const hymba_session *session)
+{
+    const struct hy_snapshot_list *list = &session->snapshots;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        const struct hy_state *later =
+            i + 1 < list->count ? &list->items[i + 1]->state : &session->state;
+        bytes += hy_state_lone_block_bytes(&list->items[i]->state, later);
+    }
+    return bytes;
+}
+
 void hy_session_describe(const hymba_session *session, hymba_session_info *info)
 {
     const struct hy_state *state = &session->state;
@@ -296,7 +309,8 @@ void hy_session_describe(const hymba_session *session, hymba_session_info *info)
         .rewind_length = shortest_step(session),
         .n_snapshots = session->snapshots.count,
         .snapshot_bytes = session->snapshots.bytes,
-        .memory_bytes = atomic_load(&session->memory->used) + blocks + session->snapshots.bytes,
+        .memory_bytes = atomic_load(&session->memory->used) + blocks + session->snapshots.bytes +
+                        snapshot_block_bytes(session),
         .shared_bytes = shared,
         .capabilities = HYMBA_CAN_FORK | HYMBA_CAN_SNAPSHOT | HYMBA_CAN_SAVE | HYMBA_CAN_SLIDE |
                         (state->layout->rewind_tokens > 0 ? HYMBA_CAN_REWIND_STEPS : 0),

@@ -169,19 +169,31 @@ hymba_status hy_context_check_cancel(hymba_context *context, hymba_error *error)
     return HYMBA_OK;
 }
 
+/* Most keys that a query of a session of n_tokens tokens sees: scores for so many are kept. */
+static hymba_status count_keys(const struct hy_state_layout *layout, uint64_t n_tokens,
+                               size_t *keys, hymba_error *error)
+{
+    uint64_t count = n_tokens;
+    if (layout->n_full_caches == 0 && count > layout->window)
+        count = layout->window + layout->step_rows;
+    if (!hy_add_u64(count, layout->n_meta, &count) || count > SIZE_MAX)
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "%llu tokens do not fit the address space",
+                       (unsigned long long)n_tokens);
+    *keys = layout->n_caches > 0 ? (size_t)count : 0;
+    return HYMBA_OK;
+}
+
 hymba_status hy_context_reserve_keys(hymba_context *context, uint64_t n_tokens, hymba_error *error)
 {
     const struct hy_config *config = &context->model->plan.config;
-    uint64_t keys = n_tokens;
+    size_t keys = 0;
     if (context->layout.n_caches == 0)
         return HYMBA_OK;
-    if (context->layout.n_full_caches == 0 && keys > context->layout.window)
-        keys = context->layout.window + context->workspace.rows;
-    if (!hy_add_u64(keys, config->n_meta_tokens, &keys) || keys > SIZE_MAX)
-        return hy_fail(error, HYMBA_ERROR_LIMIT, "%llu tokens do not fit the address space",
-                       (unsigned long long)n_tokens);
+    hymba_status status = count_keys(&context->layout, n_tokens, &keys, error);
+    if (status != HYMBA_OK)
+        return status;
     return hy_backend_reserve_attention(&context->backend, config->n_heads / config->n_kv_heads,
-                                        (size_t)keys, error);
+                                        keys, error);
 }
 
 hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
@@ -193,17 +205,31 @@ hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
     return status;
 }
 
-/* The parts of the working memory that are not in hy_workspace: the recurrent states behind the
- * meta tokens, one sequence's working copy of its own, and the attention scores of all threads. */
-static size_t other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
-                          const hymba_context_params *params, uint64_t n_tokens)
+/*
+ * Adds the parts of the working memory that are not in hy_workspace: the recurrent states behind
+ * the meta tokens, those of a sequence while it runs and those it will keep for going back, what
+ * the rings held before a call of several steps, and the attention scores of all threads.
+ */
+static hymba_status add_other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
+                                    const hymba_context_params *params, uint64_t n_tokens,
+                                    uint64_t *bytes, hymba_error *error)
 {
     const struct hy_config *config = &model->plan.config;
     size_t threads = params->n_threads ? params->n_threads : hy_processor_count();
-    size_t keys = layout->n_caches ? (size_t)n_tokens + config->n_meta_tokens : 0;
-    return layout->meta_bytes - layout->meta_kv_bytes +
-           hy_layout_recurrent_floats(layout) * sizeof(float) +
-           threads * keys * (config->n_heads / config->n_kv_heads) * sizeof(float);
+    size_t group = config->n_heads / config->n_kv_heads, keys = 0;
+    uint64_t kept = n_tokens > 0 ? n_tokens - 1 : 0; /* of one call; the last state is no extra */
+    uint64_t undo = n_tokens > layout->step_rows ? layout->ring_bytes : 0, states, scores;
+    hymba_status status = count_keys(layout, n_tokens, &keys, error);
+    if (status != HYMBA_OK)
+        return status;
+    kept = kept < layout->rewind_tokens ? kept : layout->rewind_tokens;
+    if (!hy_mul_u64(1 + kept, hy_layout_recurrent_floats(layout) * sizeof(float), &states) ||
+        !hy_mul_u64(keys, threads * group * sizeof(float), &scores) ||
+        !hy_add_u64(*bytes, layout->meta_bytes - layout->meta_kv_bytes, bytes) ||
+        !hy_add_u64(*bytes, undo, bytes) || !hy_add_u64(*bytes, states, bytes) ||
+        !hy_add_u64(*bytes, scores, bytes))
+        return hy_fail(error, HYMBA_ERROR_LIMIT, "a context's memory does not fit 64 bits");
+    return HYMBA_OK;
 }
 
 hymba_status hy_context_memory(const hymba_model *model, const hymba_context_params *params,
@@ -224,7 +250,10 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
     if (status == HYMBA_OK)
         status = hy_workspace_bytes(&model->plan, &layout, wanted.step_rows, &bytes, error);
     info->weight_bytes = model->weights.bytes;
-    info->workspace_bytes = bytes + other_bytes(model, &layout, params, info->n_tokens);
+    info->workspace_bytes = bytes;
+    if (status == HYMBA_OK)
+        status = add_other_bytes(model, &layout, params, info->n_tokens, &info->workspace_bytes,
+                                 error);
     hy_layout_free(&memory, &layout);
     return status;
 }

@@ -39,6 +39,10 @@ static hymba_status check_item(const hymba_context *context, const struct hy_ite
     if (item->n_tokens == 0)
         return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
                           "item %zu: found 0 tokens, expected at least 1", index);
+    if (!hy_is_count(item->n_tokens, sizeof *item->tokens))
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                          "item %zu: found %zu tokens, which is more than memory can hold", index,
+                          item->n_tokens);
     for (size_t i = 0; i < item->n_tokens; i++)
         if (item->tokens[i] < 0 || (uint32_t)item->tokens[i] >= vocabulary)
             return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
@@ -81,7 +85,7 @@ static hymba_status reserve_item(const struct hy_item *item, hymba_error *error)
     if (status == HYMBA_OK)
         status = hy_snapshot_list_reserve(session->memory, snapshots,
                                           snapshots->count + count_due(item), error);
-    return status;
+    return status == HYMBA_OK ? hy_session_check_memory(session, 0, error) : status;
 }
 
 static hymba_status reserve_sequences(hymba_context *context, size_t n, hymba_error *error)
@@ -112,12 +116,13 @@ static hymba_status reserve_sequences(hymba_context *context, size_t n, hymba_er
     return HYMBA_OK;
 }
 
-/* A buffer that only grows; its content is not kept. */
+/* A buffer that only grows; its content is not kept. One of nothing is a block too, not NULL, so
+ * that offsets may be added to it. */
 static hymba_status reserve_buffer(struct hy_memory *memory, void **buffer, size_t *capacity,
                                    size_t count, size_t size, const char *what,
                                    hymba_error *error)
 {
-    if (count <= *capacity)
+    if (*buffer && count <= *capacity)
         return HYMBA_OK;
     void *grown = hy_alloc_array(memory, count, size);
     if (!grown)
@@ -392,7 +397,7 @@ static hymba_status compute_logits(struct call *call, size_t n, hymba_error *err
         }
     }
     flush_logits(call, &block);
-    return HYMBA_OK;
+    return hy_context_check_cancel(call->context, error);
 }
 
 /* A snapshot of a sequence whose recurrent state is still in its working copy. */

@@ -438,7 +438,7 @@ hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *s
         probe(&pass, HY_PROBE_HIDDEN, (int)i, pass.work->x, pass.config->hidden_size,
               pass.config->hidden_size);
     }
-    return HYMBA_OK;
+    return hy_context_check_cancel(context, error); /* during the last one */
 }
 
 void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n)

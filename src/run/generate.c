@@ -180,20 +180,24 @@ static hymba_status reserve_text(struct hy_memory *memory, char **text, size_t *
     return HYMBA_OK;
 }
 
-static hymba_status add_text(hymba_generation *generation, const char *text, size_t length,
-                             hymba_error *error)
+/* Room for whatever the stream gives next. It is made before the stream is called, which cannot
+ * take a token back: a call that failed after that could not be repeated. */
+static hymba_status make_room(hymba_generation *generation, hymba_error *error)
 {
     struct hy_memory *memory = &generation->memory;
-    hymba_status status = reserve_text(memory, &generation->text, &generation->capacity,
-                                       generation->length + length, error);
+    size_t length = generation->length + HY_TEXT_STREAM_OUTPUT;
+    hymba_status status =
+        reserve_text(memory, &generation->text, &generation->capacity, length, error);
     if (status == HYMBA_OK)
-        status = reserve_text(memory, &generation->out, &generation->out_capacity,
-                              generation->length + length, error);
-    if (status == HYMBA_OK && length > 0)
-        memcpy(generation->text + generation->length, text, length);
-    if (status == HYMBA_OK)
-        generation->length += length;
+        status =
+            reserve_text(memory, &generation->out, &generation->out_capacity, length, error);
     return status;
+}
+
+static void add_text(hymba_generation *generation, const char *text, size_t length)
+{
+    memcpy(generation->text + generation->length, text, length);
+    generation->length += length;
 }
 
 /* Where the first stop string begins in the held text; its length if there is none. */
@@ -227,7 +231,7 @@ static size_t safe_length(const hymba_generation *generation)
 /* Moves the first length bytes of the held text into the event. */
 static void give_text(hymba_generation *generation, size_t length, hymba_event *event)
 {
-    if (!generation->out) { /* nothing was ever added */
+    if (!generation->out) { /* there never was any */
         event->text = "";
         event->length = 0;
         return;
@@ -257,12 +261,12 @@ static hymba_status end(hymba_generation *generation, int32_t stop, hymba_event 
     if (generation->stream && stop != HYMBA_STOP_STRING) {
         const char *text;
         size_t length;
-        hymba_status status =
-            hy_text_stream_finish(generation->stream, &text, &length, error);
+        hymba_status status = make_room(generation, error);
         if (status == HYMBA_OK)
-            status = add_text(generation, text, length, error);
+            status = hy_text_stream_finish(generation->stream, &text, &length, error);
         if (status != HYMBA_OK)
             return status;
+        add_text(generation, text, length);
     }
     generation->stop = stop;
     give_end(generation, event);
@@ -290,17 +294,17 @@ static hymba_status append_pending(hymba_generation *generation, hymba_error *er
 static hymba_status add_token_text(hymba_generation *generation, int32_t token, bool *stopped,
                                    hymba_error *error)
 {
-    const char *text = "";
-    size_t length = 0;
+    const char *text;
+    size_t length;
     *stopped = false;
     if (!generation->stream || (uint32_t)token >= generation->n_pieces)
         return HYMBA_OK;
-    hymba_status status =
-        hy_text_stream_push(generation->stream, token, &text, &length, error);
+    hymba_status status = make_room(generation, error);
     if (status == HYMBA_OK)
-        status = add_text(generation, text, length, error);
+        status = hy_text_stream_push(generation->stream, token, &text, &length, error);
     if (status != HYMBA_OK)
         return status;
+    add_text(generation, text, length);
     size_t stop = find_stop(generation);
     *stopped = stop < generation->length;
     generation->length = stop;

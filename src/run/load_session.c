@@ -35,6 +35,13 @@ static hymba_status differs(const struct loader *loader, const char *what, uint6
                    (unsigned long long)expected);
 }
 
+/* A part of the chunk that was begun. */
+static hymba_status take(struct loader *loader, void *data, size_t size, hymba_error *error)
+{
+    hymba_status status = hy_context_check_cancel(loader->context, error);
+    return status == HYMBA_OK ? hy_container_take(&loader->reader, data, size, error) : status;
+}
+
 /* Takes a chunk of exactly that size. */
 static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, size_t size,
                                hymba_error *error)
@@ -45,7 +52,7 @@ static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, 
         status = hy_fail(error, HYMBA_ERROR_FORMAT,
                          "%s: chunk %.4s: found %llu bytes, expected %zu", loader->reader.name,
                          (const char *)&tag, (unsigned long long)found, size);
-    return status == HYMBA_OK ? hy_container_take(&loader->reader, data, size, error) : status;
+    return status == HYMBA_OK ? take(loader, data, size, error) : status;
 }
 
 static hymba_status check_parameters(struct loader *loader, hymba_error *error)
@@ -87,6 +94,13 @@ static hymba_status check_parameters(struct loader *loader, hymba_error *error)
     return HYMBA_OK;
 }
 
+/* Tokens that the limit and its policy do not allow. */
+static bool is_beyond(const hymba_session_params *params, uint64_t n_tokens)
+{
+    return params->max_tokens > 0 && params->limit_policy != HYMBA_LIMIT_SLIDE &&
+           n_tokens > params->max_tokens;
+}
+
 static hymba_status create_session(struct loader *loader, const hymba_session_params *params,
                                    hymba_error *error)
 {
@@ -97,11 +111,14 @@ static hymba_status create_session(struct loader *loader, const hymba_session_pa
         .snapshot_interval = saved->snapshot_interval,
         .snapshot_budget = saved->snapshot_budget,
     };
+    if (hy_session_check_params(&as_saved, NULL) != HYMBA_OK) /* the file's fault */
+        return wrong(loader, "the limit policy", (uint32_t)saved->limit_policy, error);
+    if (is_beyond(&as_saved, saved->n_tokens))
+        return wrong(loader, "max_tokens", saved->max_tokens, error);
     if (!params)
         params = &as_saved;
     hymba_status status = hy_session_check_params(params, error);
-    if (status == HYMBA_OK && params->max_tokens > 0 &&
-        params->limit_policy != HYMBA_LIMIT_SLIDE && saved->n_tokens > params->max_tokens)
+    if (status == HYMBA_OK && is_beyond(params, saved->n_tokens))
         status = hy_fail(error, HYMBA_ERROR_LIMIT,
                          "%s: holds %llu tokens, max_tokens is %llu", loader->reader.name,
                          (unsigned long long)saved->n_tokens,
@@ -162,7 +179,7 @@ static hymba_status take_blocks(struct loader *loader, hymba_error *error)
         if (!block)
             return hy_no_memory(error, bytes, "a block of keys and values");
         loader->table.blocks[loader->table.count++] = block;
-        status = hy_container_take(&loader->reader, block->data, bytes, error);
+        status = take(loader, block->data, bytes, error);
     }
     return status;
 }
@@ -202,7 +219,7 @@ static hymba_status take_block_numbers(struct loader *loader, struct hy_state *s
     hymba_status status = hy_state_adopt_blocks(state, (size_t)saved->n_blocks, error);
     for (size_t i = 0; status == HYMBA_OK && i < saved->n_blocks; i++) {
         uint64_t number;
-        status = hy_container_take(&loader->reader, &number, sizeof number, error);
+        status = take(loader, &number, sizeof number, error);
         if (status == HYMBA_OK && number >= loader->table.count)
             status = wrong(loader, "a block's number", number, error);
         if (status != HYMBA_OK)
@@ -220,7 +237,7 @@ static hymba_status take_kept(struct loader *loader, struct hy_state *state, hym
 {
     size_t n = loader->layout->rewind_tokens;
     hymba_status status =
-        hy_container_take(&loader->reader, state->kept, n * sizeof *state->kept, error);
+        take(loader, state->kept, n * sizeof *state->kept, error);
     for (size_t i = 0; status == HYMBA_OK && i < n; i++)
         if (state->kept[i] != UINT64_MAX &&
             (state->kept[i] >= state->position || state->kept[i] % n != i))
@@ -237,7 +254,7 @@ static hymba_status take_state(struct loader *loader, struct hy_state *state, bo
     hymba_status status = hy_container_expect(
         &loader->reader, snapshot ? HY_TAG_SNAPSHOT : HY_TAG_STATE, &size, error);
     if (status == HYMBA_OK)
-        status = hy_container_take(&loader->reader, saved, sizeof *saved, error);
+        status = take(loader, saved, sizeof *saved, error);
     if (status == HYMBA_OK)
         status = check_state(loader, saved, error);
     if (status != HYMBA_OK)
@@ -249,7 +266,7 @@ static hymba_status take_state(struct loader *loader, struct hy_state *state, bo
     if (status == HYMBA_OK && !snapshot && layout->rewind_tokens > 0)
         status = take_kept(loader, state, error);
     if (status == HYMBA_OK)
-        status = hy_container_take(&loader->reader, state->fixed,
+        status = take(loader, state->fixed,
                                    hy_saved_fixed_bytes(layout, snapshot), error);
     return status;
 }
@@ -341,7 +358,7 @@ static hymba_status take_sampler(struct loader *loader, hymba_sampler **sampler,
     unsigned char *state = hy_alloc(memory, (size_t)size);
     if (!state)
         return hy_no_memory(error, (size_t)size, "the sampler's state");
-    status = hy_container_take(&loader->reader, state, (size_t)size, error);
+    status = take(loader, state, (size_t)size, error);
     if (status == HYMBA_OK && sampler)
         status = hy_sampler_read_state(state, (size_t)size, &memory->host, sampler, error);
     hy_free(memory, state);

@@ -75,11 +75,18 @@ static hymba_status list_blocks(struct saver *saver, hymba_error *error)
     return HYMBA_OK;
 }
 
+/* A part of the chunk that was begun. */
+static hymba_status put(struct saver *saver, const void *data, size_t size, hymba_error *error)
+{
+    hymba_status status = hy_context_check_cancel(saver->session->context, error);
+    return status == HYMBA_OK ? hy_container_put(&saver->writer, data, size, error) : status;
+}
+
 static hymba_status put_chunk(struct saver *saver, uint32_t tag, const void *data, size_t size,
                               hymba_error *error)
 {
     hymba_status status = hy_container_chunk(&saver->writer, tag, size, error);
-    return status == HYMBA_OK ? hy_container_put(&saver->writer, data, size, error) : status;
+    return status == HYMBA_OK ? put(saver, data, size, error) : status;
 }
 
 static hymba_status put_parameters(struct saver *saver, bool sampler, hymba_error *error)
@@ -103,11 +110,8 @@ static hymba_status put_blocks(struct saver *saver, hymba_error *error)
     size_t bytes = saver->layout->block_bytes;
     hymba_status status = hy_container_chunk(&saver->writer, HY_TAG_BLOCKS,
                                              (uint64_t)saver->table.count * bytes, error);
-    for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++) {
-        status = hy_context_check_cancel(saver->session->context, error);
-        if (status == HYMBA_OK)
-            status = hy_container_put(&saver->writer, saver->table.blocks[i]->data, bytes, error);
-    }
+    for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++)
+        status = put(saver, saver->table.blocks[i]->data, bytes, error);
     return status;
 }
 
@@ -132,16 +136,15 @@ static hymba_status put_state(struct saver *saver, const struct hy_state *state,
     hymba_status status = hy_container_chunk(
         &saver->writer, snapshot ? HY_TAG_SNAPSHOT : HY_TAG_STATE, size, error);
     if (status == HYMBA_OK)
-        status = hy_container_put(&saver->writer, &saved, sizeof saved, error);
+        status = put(saver, &saved, sizeof saved, error);
     for (size_t i = 0; status == HYMBA_OK && i < n; i++) {
         uint64_t number = find_block(&saver->table, state->blocks[i]);
-        status = hy_container_put(&saver->writer, &number, sizeof number, error);
+        status = put(saver, &number, sizeof number, error);
     }
     if (status == HYMBA_OK && kept > 0)
-        status = hy_container_put(&saver->writer, state->kept, kept * sizeof *state->kept, error);
+        status = put(saver, state->kept, kept * sizeof *state->kept, error);
     if (status == HYMBA_OK)
-        status = hy_container_put(&saver->writer, state->fixed,
-                                  hy_saved_fixed_bytes(layout, snapshot != NULL), error);
+        status = put(saver, state->fixed, hy_saved_fixed_bytes(layout, snapshot != NULL), error);
     return status;
 }
 

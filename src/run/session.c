@@ -91,6 +91,14 @@ void hy_session_reset(hymba_session *session)
     session->logits_of_last = false;
 }
 
+/* LIMIT if a list of the session's cannot grow from old to new bytes. */
+static hymba_status check_growth(const hymba_session *session, size_t old, size_t new,
+                                 hymba_error *error)
+{
+    size_t header = old > 0 ? 0 : HY_ALIGNMENT;
+    return hy_session_check_memory(session, new - old + header, error);
+}
+
 hymba_status hy_session_reserve_tokens(hymba_session *session, uint64_t n_tokens,
                                        hymba_error *error)
 {
@@ -100,6 +108,10 @@ hymba_status hy_session_reserve_tokens(hymba_session *session, uint64_t n_tokens
     if (n_tokens > SIZE_MAX || !hy_mul_size((size_t)n_tokens, sizeof *session->tokens, &bytes))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "%llu tokens do not fit the address space",
                        (unsigned long long)n_tokens);
+    hymba_status status = check_growth(
+        session, session->token_capacity * sizeof *session->tokens, bytes, error);
+    if (status != HYMBA_OK)
+        return status;
     int32_t *tokens = hy_realloc(session->memory, session->tokens, bytes);
     if (!tokens)
         return hy_no_memory(error, bytes, "a session's token list");
@@ -111,9 +123,10 @@ hymba_status hy_session_reserve_tokens(hymba_session *session, uint64_t n_tokens
 hymba_status hy_session_check_memory(const hymba_session *session, uint64_t more,
                                      hymba_error *error)
 {
-    uint64_t shared, bytes = hy_state_block_bytes(&session->state, &shared);
+    uint64_t shared, bytes;
     if (session->memory_limit == 0)
         return HYMBA_OK;
+    bytes = hy_state_block_bytes(&session->state, &shared);
     if (!hy_add_u64(bytes, atomic_load(&session->memory->used), &bytes) ||
         !hy_add_u64(bytes, more, &bytes) || bytes > session->memory_limit)
         return hy_fail(error, HYMBA_ERROR_LIMIT,
@@ -198,6 +211,10 @@ hymba_status hy_session_reserve_logits(hymba_session *session, size_t rows, hymb
                        rows);
     if (floats <= session->logits_capacity)
         return HYMBA_OK;
+    hymba_status status =
+        check_growth(session, session->logits_capacity * sizeof(float), bytes, error);
+    if (status != HYMBA_OK)
+        return status;
     float *logits = hy_alloc(session->memory, bytes);
     if (!logits)
         return hy_no_memory(error, bytes, "a session's logits");

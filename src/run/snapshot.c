@@ -73,17 +73,29 @@ hymba_status hy_snapshot_list_reserve(struct hy_memory *memory, struct hy_snapsh
     return HYMBA_OK;
 }
 
+/* Of the snapshots that nothing makes room for. */
+static uint64_t lasting_bytes(const struct hy_snapshot_list *list)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < list->count; i++)
+        if (!list->items[i]->automatic)
+            bytes += list->items[i]->bytes;
+    return bytes;
+}
+
 bool hy_snapshot_list_make_room(struct hy_snapshot_list *list, uint64_t bytes)
 {
     if (list->budget == 0)
         return true;
+    if (lasting_bytes(list) + bytes > list->budget)
+        return false;
     for (size_t i = 0; i < list->count && list->bytes + bytes > list->budget;) {
         if (list->items[i]->automatic)
             hy_snapshot_list_remove(list, i);
         else
             i++;
     }
-    return list->bytes + bytes <= list->budget;
+    return true;
 }
 
 void hy_snapshot_list_add(struct hy_snapshot_list *list, struct hy_snapshot *snapshot)

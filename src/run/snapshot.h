@@ -44,8 +44,8 @@ void hy_snapshot_release(struct hy_snapshot *snapshot); /* NULL is ignored */
 hymba_status hy_snapshot_list_reserve(struct hy_memory *memory, struct hy_snapshot_list *list,
                                       size_t count, hymba_error *error);
 
-/* Drops automatic snapshots, oldest first, until bytes more fit the budget; false if they do
- * not even then. */
+/* Drops automatic snapshots, oldest first, until bytes more fit the budget; false, and none is
+ * dropped, if they would not even then. */
 bool hy_snapshot_list_make_room(struct hy_snapshot_list *list, uint64_t bytes);
 
 /* Takes the reference over; replaces a snapshot of the same length. There must be room. */

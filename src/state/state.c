@@ -232,10 +232,23 @@ hymba_status hy_state_claim(struct hy_state *state, uint64_t n_rows, hymba_error
 uint64_t hy_state_block_bytes(const struct hy_state *state, uint64_t *shared)
 {
     *shared = 0;
+    if (state->n_blocks == 0)
+        return 0; /* perhaps not created yet */
     for (size_t i = 0; i < state->n_blocks; i++)
         if (hy_block_is_shared(state->blocks[i]))
             *shared += state->layout->block_bytes;
     return (uint64_t)state->n_blocks * state->layout->block_bytes;
+}
+
+uint64_t hy_state_lone_block_bytes(const struct hy_state *state, const struct hy_state *later)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < state->n_blocks; i++) {
+        uint64_t place = state->first_block + i - later->first_block; /* wraps if dropped there */
+        if (place >= later->n_blocks || later->blocks[place] != state->blocks[i])
+            bytes += state->layout->block_bytes;
+    }
+    return bytes;
 }
 
 void hy_state_drop_unseen(struct hy_state *state)

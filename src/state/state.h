@@ -74,6 +74,9 @@ hymba_status hy_state_adopt_blocks(struct hy_state *state, size_t n, hymba_error
 /* Bytes of its blocks, and of those held in common with others. */
 uint64_t hy_state_block_bytes(const struct hy_state *state, uint64_t *shared);
 
+/* Bytes of its blocks that later, a sequence grown out of it, does not hold. */
+uint64_t hy_state_lone_block_bytes(const struct hy_state *state, const struct hy_state *later);
+
 /* Most spans that hy_state_spans can give, with the step's own, in the memory now reserved. */
 size_t hy_state_max_spans(const struct hy_state *state);
 

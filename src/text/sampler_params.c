@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "text/sampler_object.h"
 
 static const char DEFAULT_ORDER[] =
@@ -172,6 +173,11 @@ static hymba_status check_logit_bias(const hymba_sampler_params *params, hymba_e
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
                        "sampler parameters: logit_bias is NULL, but n_logit_bias is %zu",
                        params->n_logit_bias);
+    if (!hy_is_count(params->n_logit_bias, sizeof *params->logit_bias))
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "sampler parameters: n_logit_bias is %zu, which is more than memory can "
+                       "hold",
+                       params->n_logit_bias);
     for (size_t i = 0; i < params->n_logit_bias; i++) {
         const hymba_logit_bias *bias = &params->logit_bias[i];
         if (bias->token < 0)
@@ -193,6 +199,11 @@ static hymba_status check_breakers(const hymba_sampler_params *params, hymba_err
     if (params->n_dry_breakers > 0 && !params->dry_breakers)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
                        "sampler parameters: dry_breakers is NULL, but n_dry_breakers is %zu",
+                       params->n_dry_breakers);
+    if (!hy_is_count(params->n_dry_breakers, sizeof *params->dry_breakers))
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "sampler parameters: n_dry_breakers is %zu, which is more than memory can "
+                       "hold",
                        params->n_dry_breakers);
     for (size_t i = 0; i < params->n_dry_breakers; i++)
         if (params->dry_breakers[i] < 0)

@@ -3,13 +3,12 @@
 #include <string.h>
 
 #include "text/piece_bytes.h"
-#include "text/utf8.h"
 
-enum {
-    MAX_PENDING = HY_UTF8_MAX - 1,
-    /* What one token can complete, if every byte of it were malformed and became U+FFFD. */
-    OUTPUT_SIZE = (MAX_PENDING + HY_PIECE_MAX_LENGTH) * 3 + 1
-};
+enum { MAX_PENDING = HY_UTF8_MAX - 1 };
+
+/* What one token can complete, if every byte of it were malformed and became U+FFFD. */
+_Static_assert((MAX_PENDING + HY_PIECE_MAX_LENGTH) * 3 < HY_TEXT_STREAM_OUTPUT,
+               "one token's text must fit the output");
 
 struct hymba_text_stream {
     hymba_tokenizer *tokenizer;
@@ -17,7 +16,7 @@ struct hymba_text_stream {
     size_t n_input;  /* bytes of input, at first those of a character that is not complete */
     size_t length;
     char input[MAX_PENDING + HY_PIECE_MAX_LENGTH];
-    char output[OUTPUT_SIZE];
+    char output[HY_TEXT_STREAM_OUTPUT];
 };
 
 hymba_status hy_text_stream_create(hymba_tokenizer *tokenizer, hymba_text_stream **stream,

@@ -3,6 +3,11 @@
 #define HY_TEXT_TEXT_STREAM_H
 
 #include "text/tokenizer.h"
+#include "text/utf8.h"
+#include "text/vocabulary.h"
+
+/* More bytes than one call gives. */
+enum { HY_TEXT_STREAM_OUTPUT = 3 * (HY_PIECE_MAX_LENGTH + HY_UTF8_MAX) };
 
 /* The stream holds the tokenizer. */
 hymba_status hy_text_stream_create(hymba_tokenizer *tokenizer, hymba_text_stream **stream,

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -22,15 +23,21 @@
 static struct fault armed;
 static _Atomic bool is_armed;
 static _Atomic long n_calls, n_hits;
+static _Atomic long json_blocks, threads, mappings;
 
 const char *fault_call_name(enum fault_call call)
 {
     static const char *const names[FAULT_CALLS] = {
-        [FAULT_HOST] = "allocation", [FAULT_JSON] = "JSON allocation", [FAULT_ACCESS] = "access",
-        [FAULT_OPEN] = "open",       [FAULT_FSTAT] = "fstat",          [FAULT_READ] = "read",
-        [FAULT_MMAP] = "mmap",       [FAULT_WRITE] = "write",          [FAULT_FSYNC] = "fsync",
-        [FAULT_RENAME] = "rename",   [FAULT_CLOSE] = "close",          [FAULT_FOPEN] = "fopen",
+        [FAULT_HOST] = "allocation", [FAULT_JSON] = "JSON allocation",
+        [FAULT_PROGRESS] = "cancel", [FAULT_SINK] = "write function",
+        [FAULT_ACCESS] = "access",   [FAULT_STAT] = "stat",
+        [FAULT_MKDIR] = "mkdir",     [FAULT_OPEN] = "open",
+        [FAULT_FSTAT] = "fstat",     [FAULT_READ] = "read",
+        [FAULT_MMAP] = "mmap",       [FAULT_WRITE] = "write",
+        [FAULT_FSYNC] = "fsync",     [FAULT_RENAME] = "rename",
+        [FAULT_CLOSE] = "close",     [FAULT_FOPEN] = "fopen",
         [FAULT_THREAD] = "pthread_create",
+        [FAULT_LOCK] = "pthread_mutex_init",
     };
     return names[call];
 }
@@ -63,6 +70,8 @@ static bool strikes(enum fault_call call)
         (armed.manner == FAULT_EVERY_OTHER && (number - armed.at) % 2 != 0))
         return false;
     atomic_fetch_add(&n_hits, 1);
+    if (armed.manner == FAULT_KILL)
+        kill(getpid(), SIGKILL);
     return true;
 }
 
@@ -72,6 +81,20 @@ static bool fails(enum fault_call call)
         return false;
     errno = armed.code;
     return true;
+}
+
+bool fault_sink(void)
+{
+    return strikes(FAULT_SINK);
+}
+
+struct fault_balance fault_balance(void)
+{
+    return (struct fault_balance){
+        .json_blocks = atomic_load(&json_blocks),
+        .threads = atomic_load(&threads),
+        .mappings = atomic_load(&mappings),
+    };
 }
 
 /* The system's function of that name. */
@@ -134,6 +157,33 @@ int access(const char *path, int mode)
     return next(path, mode);
 }
 
+int stat(const char *path, struct stat *status)
+{
+    int (*next)(const char *, struct stat *);
+    if (fails(FAULT_STAT))
+        return -1;
+    next_function(&next, "stat");
+    return next(path, status);
+}
+
+int stat64(const char *path, struct stat64 *status)
+{
+    int (*next)(const char *, struct stat64 *);
+    if (fails(FAULT_STAT))
+        return -1;
+    next_function(&next, "stat64");
+    return next(path, status);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    int (*next)(const char *, mode_t);
+    if (fails(FAULT_MKDIR))
+        return -1;
+    next_function(&next, "mkdir");
+    return next(path, mode);
+}
+
 int fstat(int descriptor, struct stat *status)
 {
     int (*next)(int, struct stat *);
@@ -192,7 +242,19 @@ static void *mmap_next(const char *name, void *address, size_t size, int protect
     if (descriptor >= 0 && fails(FAULT_MMAP))
         return MAP_FAILED;
     next_function(&next, name);
-    return next(address, size, protection, flags, descriptor, offset);
+    void *result = next(address, size, protection, flags, descriptor, offset);
+    if (descriptor >= 0 && result != MAP_FAILED)
+        atomic_fetch_add(&mappings, 1);
+    return result;
+}
+
+/* Only the library maps and unmaps by these names here; the C library has its own. */
+int munmap(void *address, size_t size)
+{
+    int (*next)(void *, size_t);
+    next_function(&next, "munmap");
+    atomic_fetch_sub(&mappings, 1);
+    return next(address, size);
 }
 
 void *mmap(void *address, size_t size, int protection, int flags, int descriptor, off_t offset)
@@ -240,18 +302,69 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
     if (strikes(FAULT_THREAD))
         return armed.code;
     next_function(&next, "pthread_create");
-    return next(thread, attributes, run, argument);
+    int result = next(thread, attributes, run, argument);
+    if (result == 0)
+        atomic_fetch_add(&threads, 1);
+    return result;
+}
+
+int pthread_join(pthread_t thread, void **value)
+{
+    int (*next)(pthread_t, void **);
+    next_function(&next, "pthread_join");
+    int result = next(thread, value);
+    if (result == 0)
+        atomic_fetch_sub(&threads, 1);
+    return result;
+}
+
+int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attributes)
+{
+    int (*next)(pthread_mutex_t *, const pthread_mutexattr_t *);
+    if (strikes(FAULT_LOCK))
+        return armed.code;
+    next_function(&next, "pthread_mutex_init");
+    return next(mutex, attributes);
+}
+
+/* Not handed on: of the two that the C library has under this name, dlsym finds the old one. */
+int pthread_cond_init(pthread_cond_t *condition, const pthread_condattr_t *attributes)
+{
+    static const pthread_cond_t fresh = PTHREAD_COND_INITIALIZER;
+    (void)attributes; /* the library has none */
+    if (strikes(FAULT_LOCK))
+        return armed.code;
+    *condition = fresh;
+    return 0;
 }
 
 static void *json_alloc(size_t size)
 {
+    void *block = NULL;
     if (!fails(FAULT_JSON))
-        return malloc(size);
-    errno = ENOMEM; /* as malloc does */
-    return NULL;
+        block = malloc(size);
+    if (block)
+        atomic_fetch_add(&json_blocks, 1);
+    else
+        errno = ENOMEM; /* as malloc does */
+    return block;
+}
+
+static void json_free(void *block)
+{
+    if (block)
+        atomic_fetch_sub(&json_blocks, 1);
+    free(block);
 }
 
 void fault_install(void)
 {
-    json_set_alloc_funcs(json_alloc, free);
+    json_set_alloc_funcs(json_alloc, json_free);
+}
+
+long *fault_shared_counter(void)
+{
+    void *counter = mmap(NULL, sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                         -1, 0);
+    return counter == MAP_FAILED ? NULL : counter;
 }

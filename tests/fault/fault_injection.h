@@ -11,7 +11,11 @@
 enum fault_call {
     FAULT_HOST, /* allocations of the host's hooks: tests/support/host.h makes them fail */
     FAULT_JSON, /* allocations in Jansson */
+    FAULT_PROGRESS, /* the host's progress hook cancels, likewise */
+    FAULT_SINK,     /* the caller's write function: fault_sink asks */
     FAULT_ACCESS,
+    FAULT_STAT,
+    FAULT_MKDIR,
     FAULT_OPEN,
     FAULT_FSTAT,
     FAULT_READ,
@@ -22,6 +26,7 @@ enum fault_call {
     FAULT_CLOSE, /* closes all the same, as Linux does */
     FAULT_FOPEN,
     FAULT_THREAD, /* pthread_create */
+    FAULT_LOCK,   /* pthread_mutex_init, pthread_cond_init */
     FAULT_CALLS
 };
 
@@ -30,7 +35,8 @@ enum fault_manner {
     FAULT_EVER_AFTER,
     FAULT_EVERY_OTHER, /* from `at` on */
     FAULT_SHORT,       /* reads and writes from `at` on give at most a third */
-    FAULT_NOTHING      /* a write from `at` on takes nothing and reports no error */
+    FAULT_NOTHING,     /* a write from `at` on takes nothing and reports no error */
+    FAULT_KILL         /* the process is killed instead */
 };
 
 struct fault {
@@ -43,8 +49,17 @@ struct fault {
 /* "open", "write", ... */
 const char *fault_call_name(enum fault_call call);
 
-/* Puts Jansson's memory behind the faults; once in a program, before anything is parsed. */
+/* Puts Jansson's memory behind the faults; once in a process, before anything is parsed. */
 void fault_install(void);
+
+/* What was asked for and not given back. */
+struct fault_balance {
+    long json_blocks;
+    long threads;
+    long mappings; /* of files */
+};
+
+struct fault_balance fault_balance(void);
 
 /* From now on calls fail as *fault says; all is counted anew. */
 void fault_arm(const struct fault *fault);
@@ -54,5 +69,11 @@ long fault_disarm(void);
 
 /* Calls of the armed kind since fault_arm. */
 long fault_seen(void);
+
+/* Whether a write function of the test's own is to refuse. */
+bool fault_sink(void);
+
+/* A number that forked processes share, 0 at first; lives as long as they do. NULL: no memory. */
+long *fault_shared_counter(void);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * Random histories of sessions against recomputing from nothing: whatever was appended, forked,
  * snapshot, rewound, saved, loaded or reset, in whatever company, a session's logits are those of
- * a new session that is given its tokens.
+ * a new session that is given its tokens, and both go on with the same tokens.
  */
 #include "golden.h"
 
@@ -9,14 +9,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SESSIONS = 4, MAX_TOKENS = 96, OPERATIONS = 14 };
+enum {
+    MAX_SESSIONS = 4,
+    OPERATIONS = 14,
+    SHORT = 96,      /* most tokens of a session, mostly; far beyond the windows */
+    LONG = 320,      /* the same in some histories, which begin near a block's end */
+    LONG_BEGIN = 245,
+    GREEDY = 4,      /* tokens that are decoded at the end */
+    MAX_TOKENS = LONG + 1 + GREEDY
+};
 
 static hymba_error error = {.struct_size = sizeof error};
 
 static const char *const models[] = {
-    "goldens/b_no_meta",     "goldens/c_all_sliding", "goldens/f_official_like",
-    "variants/mixed_group",  "variants/mamba_only",   "variants/sequence",
-    "variants/attention_only", "variants/window_one",
+    "goldens/b_no_meta",       "goldens/c_all_sliding", "goldens/d_all_full",
+    "goldens/f_official_like", "variants/mixed_group",  "variants/mamba_only",
+    "variants/sequence",       "variants/window_one",   "variants/attention_only",
+    "variants/concat",
 };
 enum { N_MODELS = sizeof models / sizeof models[0] };
 
@@ -31,9 +40,12 @@ struct subject {
 struct history {
     struct golden golden;
     hymba_context *context, *reference;
+    hymba_session_params params; /* of all its sessions, but for the snapshots */
     struct subject subjects[MAX_SESSIONS];
     size_t n;
-    size_t counts[10]; /* operations done, by kind */
+    size_t limit;                /* most tokens of a session, until the comparison */
+    size_t n_operations, n_compared;
+    double worst;                /* largest difference of logits */
 };
 
 static size_t vocabulary_of(const struct history *history)
@@ -41,11 +53,13 @@ static size_t vocabulary_of(const struct history *history)
     return history->golden.model->plan.config.vocabulary_size;
 }
 
-static hymba_context *make_context(const struct golden *golden, uint32_t rewind, uint32_t step)
+static hymba_context *make_context(const struct golden *golden, hymba_dtype cache_type,
+                                   uint32_t rewind, uint32_t step)
 {
     hymba_context_params params = {
         .struct_size = sizeof params,
         .n_threads = 1,
+        .cache_type = cache_type,
         .rewind_tokens = rewind,
         .max_step_tokens = step,
     };
@@ -56,7 +70,7 @@ static hymba_context *make_context(const struct golden *golden, uint32_t rewind,
 
 static void add_session(struct history *history)
 {
-    hymba_session_params params = {.struct_size = sizeof params};
+    hymba_session_params params = history->params;
     struct subject *subject = &history->subjects[history->n++];
     memset(subject, 0, sizeof *subject);
     params.snapshot_interval = test_random_below(3) ? 0 : 1 + test_random_below(20);
@@ -70,42 +84,67 @@ static void remove_session(struct history *history, size_t i)
     history->subjects[i] = history->subjects[--history->n];
 }
 
+static size_t best_token(const float *logits, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+static const float *last_logits(const struct history *history, const hymba_session *session)
+{
+    const float *logits;
+    size_t rows;
+    test_status(hymba_session_logits(session, &logits, &rows, &error), HYMBA_OK, error);
+    return logits + (rows - 1) * vocabulary_of(history);
+}
+
+static void append_one(hymba_session *session, int32_t token)
+{
+    test_status(hymba_session_append(session, &token, 1, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
+                error);
+}
+
+/* Both have the same logits, and the tokens they choose lead to the same logits again. */
+static void compare(struct history *history, hymba_session *found, hymba_session *expected)
+{
+    size_t vocabulary = vocabulary_of(history);
+    for (int i = 0; i <= GREEDY; i++) {
+        const float *a = last_logits(history, found), *b = last_logits(history, expected);
+        size_t token = best_token(b, vocabulary);
+        double difference = golden_difference(a, b, vocabulary);
+        history->worst = difference > history->worst ? difference : history->worst;
+        ck_assert_double_le(difference, 1e-4);
+        ck_assert_uint_eq(best_token(a, vocabulary), token);
+        if (i == GREEDY)
+            break;
+        append_one(found, (int32_t)token);
+        append_one(expected, (int32_t)token);
+    }
+    history->n_compared++;
+}
+
 /* Compares with a new session that is given the same tokens in one call. */
 static void check_subject(struct history *history, struct subject *subject)
 {
     hymba_session *session;
-    const float *found, *expected;
-    size_t rows;
     ck_assert_uint_eq(hymba_session_length(subject->session), subject->n);
     if (subject->n == 0)
         return;
     ck_assert_mem_eq(hymba_session_tokens(subject->session), subject->tokens,
                      subject->n * sizeof subject->tokens[0]);
     if (!subject->fresh) { /* one more token brings logits */
-        if (subject->n == MAX_TOKENS)
-            return;
-        int32_t token = 3;
-        test_status(hymba_session_append(subject->session, &token, 1, HYMBA_LOGITS_LAST, &error),
-                    HYMBA_OK, error);
-        subject->tokens[subject->n++] = token;
-        subject->fresh = true;
+        subject->tokens[subject->n++] = 3;
+        append_one(subject->session, 3);
     }
-    test_status(hymba_session_create(history->reference, NULL, &session, &error), HYMBA_OK, error);
+    test_status(hymba_session_create(history->reference, &history->params, &session, &error),
+                HYMBA_OK, error);
     test_status(hymba_session_append(session, subject->tokens, subject->n, HYMBA_LOGITS_LAST,
                                      &error),
                 HYMBA_OK, error);
-    test_status(hymba_session_logits(session, &expected, &rows, &error), HYMBA_OK, error);
-    test_status(hymba_session_logits(subject->session, &found, &rows, &error), HYMBA_OK, error);
-    found += (rows - 1) * vocabulary_of(history);
-    size_t best_found = 0, best_expected = 0;
-    for (size_t i = 1; i < vocabulary_of(history); i++) {
-        if (found[i] > found[best_found])
-            best_found = i;
-        if (expected[i] > expected[best_expected])
-            best_expected = i;
-    }
-    ck_assert_uint_eq(best_found, best_expected);
-    ck_assert_double_le(golden_difference(found, expected, vocabulary_of(history)), 1e-4);
+    compare(history, subject->session, session);
     hymba_session_release(session);
 }
 
@@ -113,7 +152,7 @@ static void check_subject(struct history *history, struct subject *subject)
 
 static size_t new_tokens(const struct history *history, struct subject *subject)
 {
-    size_t room = MAX_TOKENS - subject->n;
+    size_t room = history->limit - subject->n;
     size_t n = test_random_below(3) ? 1 + test_random_below(4) : 1 + test_random_below(40);
     n = n < room ? n : room;
     for (size_t i = 0; i < n; i++)
@@ -132,6 +171,18 @@ static void append(struct history *history, struct subject *subject)
                 HYMBA_OK, error);
     subject->n += n;
     subject->fresh = logits != HYMBA_LOGITS_NONE;
+}
+
+/* As a generation does: a few tokens one by one, each chosen by the logits of the last. */
+static void decode(struct history *history, struct subject *subject)
+{
+    size_t n = 1 + test_random_below(4);
+    for (; n > 0 && subject->fresh && subject->n < history->limit; n--) {
+        const float *logits = last_logits(history, subject->session);
+        int32_t token = (int32_t)best_token(logits, vocabulary_of(history));
+        append_one(subject->session, token);
+        subject->tokens[subject->n++] = token;
+    }
 }
 
 static void decode_together(struct history *history)
@@ -244,22 +295,24 @@ static void save_and_load(struct history *history, struct subject *subject)
     note_logits(subject);
 }
 
-enum operation { APPEND, BATCH, FORK, SNAPSHOT, REWIND, TO_SNAPSHOT, SAVE, RESET, REMOVE };
+enum operation { APPEND, DECODE, BATCH, FORK, SNAPSHOT, REWIND, TO_SNAPSHOT, SAVE, RESET, REMOVE };
 
 static void operate(struct history *history)
 {
-    static const enum operation weights[] = {APPEND, APPEND, APPEND, BATCH,    BATCH,
-                                             FORK,   SNAPSHOT, SNAPSHOT, REWIND, REWIND,
-                                             REWIND, TO_SNAPSHOT, TO_SNAPSHOT, SAVE, RESET,
-                                             REMOVE};
+    static const enum operation weights[] = {
+        APPEND, APPEND, APPEND, DECODE,      DECODE,      BATCH, BATCH, FORK,  SNAPSHOT,
+        SNAPSHOT, REWIND, REWIND, REWIND, TO_SNAPSHOT, TO_SNAPSHOT, SAVE, RESET, REMOVE};
     enum operation operation =
         weights[test_random_below(sizeof weights / sizeof weights[0])];
     size_t i = test_random_below(history->n);
     struct subject *subject = &history->subjects[i];
-    history->counts[operation]++;
+    history->n_operations++;
     switch (operation) {
     case APPEND:
         append(history, subject);
+        break;
+    case DECODE:
+        decode(history, subject);
         break;
     case BATCH:
         decode_together(history);
@@ -300,20 +353,46 @@ static int histories(void)
     return getenv("HYMBA_LONG") ? 10000 / N_MODELS : 60;
 }
 
+/* A kind of history: how its sessions are made and how long they get. */
+static void begin_history(struct history *history, hymba_dtype cache_type)
+{
+    static const uint32_t rewinds[] = {0, 1, 3, 8};
+    history->context = make_context(&history->golden, cache_type, rewinds[test_random_below(4)],
+                                    test_random_below(2) ? 0 : 6);
+    history->limit = test_random_below(8) ? SHORT : LONG;
+    history->params = (hymba_session_params){.struct_size = sizeof history->params};
+    if (test_random_below(4) == 0) {
+        history->params.limit_policy = HYMBA_LIMIT_SLIDE;
+        history->params.max_tokens = 1 + test_random_below(50);
+    }
+    add_session(history);
+    if (test_random_below(2))
+        add_session(history);
+    if (history->limit == LONG) {
+        struct subject *subject = &history->subjects[0];
+        for (; subject->n < LONG_BEGIN; subject->n++)
+            subject->tokens[subject->n] = (int32_t)test_random_below(vocabulary_of(history));
+        test_status(hymba_session_append(subject->session, subject->tokens, subject->n,
+                                         HYMBA_LOGITS_LAST, &error),
+                    HYMBA_OK, error);
+        subject->fresh = true;
+    }
+}
+
 START_TEST(random_histories_equal_recomputing)
 {
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16};
     struct history *history = calloc(1, sizeof *history);
+    hymba_context *references[3];
     golden_open(&history->golden, models[_i]);
-    history->reference = make_context(&history->golden, 0, 0);
+    for (size_t i = 0; i < 3; i++)
+        references[i] = make_context(&history->golden, types[i], 0, 0);
     int n = histories();
     for (int h = 0; h < n; h++) {
-        static const uint32_t rewinds[] = {0, 1, 3, 8};
         test_random_seed((unsigned)(h * N_MODELS + _i + 1));
-        history->context = make_context(&history->golden, rewinds[test_random_below(4)],
-                                        test_random_below(2) ? 0 : 6);
-        add_session(history);
-        if (test_random_below(2))
-            add_session(history);
+        size_t type = test_random_below(2) ? 0 : test_random_below(3);
+        history->reference = references[type];
+        begin_history(history, types[type]);
         for (int k = 0; k < OPERATIONS; k++)
             operate(history);
         while (history->n > 0) {
@@ -322,8 +401,11 @@ START_TEST(random_histories_equal_recomputing)
         }
         hymba_context_release(history->context);
     }
-    printf("%s: %d histories\n", models[_i], n);
-    hymba_context_release(history->reference);
+    printf("oracle: %s: %d histories, %zu operations, %zu sessions compared, logits differ by at "
+           "most %g\n",
+           models[_i], n, history->n_operations, history->n_compared, history->worst);
+    for (size_t i = 0; i < 3; i++)
+        hymba_context_release(references[i]);
     golden_close(&history->golden);
     free(history);
 }

@@ -234,6 +234,28 @@ START_TEST(snapshots_come_by_themselves_and_keep_to_their_budget)
 }
 END_TEST
 
+/* A failed call changes nothing: no snapshot makes room for one that does not fit even then. */
+START_TEST(a_snapshot_beyond_the_budget_drops_no_other)
+{
+    hymba_context *context = make_context(golden.model, 0);
+    hymba_session *session =
+        make_session(context, (hymba_session_params){.snapshot_interval = 32});
+    hymba_snapshot_info info = {.struct_size = sizeof info};
+    append(session, 0, 32);
+    test_status(hymba_session_get_snapshot(session, 0, &info, &error), HYMBA_OK, error);
+    hymba_session_release(session);
+    session = make_session(context, (hymba_session_params){.snapshot_interval = 32,
+                                                           .snapshot_budget = info.bytes});
+    append(session, 0, 40);
+    ck_assert_uint_eq(hymba_session_snapshot_count(session), 1);
+    /* larger by the logits */
+    test_status(hymba_session_snapshot(session, "mine", NULL, &error), HYMBA_ERROR_LIMIT, error);
+    ck_assert_uint_eq(hymba_session_snapshot_count(session), 1);
+    hymba_session_release(session);
+    hymba_context_release(context);
+}
+END_TEST
+
 /* Takes a field out of a JSON text: from its key to the end of its value and the comma. */
 static void remove_field(char *json, const char *key, const char *value_end)
 {
@@ -515,6 +537,7 @@ int main(void)
     tcase_add_test(tests, rewinding_is_exact_or_refused_by_name);
     tcase_add_test(tests, the_last_tokens_can_be_taken_back);
     tcase_add_test(tests, snapshots_come_by_themselves_and_keep_to_their_budget);
+    tcase_add_test(tests, a_snapshot_beyond_the_budget_drops_no_other);
     tcase_add_test(tests, a_sliding_session_equals_a_windowed_model);
     tcase_add_test(tests, a_saved_session_is_for_its_model_and_types);
     tcase_add_test(tests, a_sampler_is_saved_with_its_session);

@@ -54,6 +54,9 @@ run_and_report() {
     else
         echo "ok     $1: $line"
         grep '^skipped: ' "$output" | sort -u | sed 's/^/         /'
+        # The figures of a long form: lines "area: figure".
+        [ -n "$HYMBA_LONG" ] && grep '^[a-z][^:]*: .*[0-9]' "$output" |
+            grep -v '^skipped: ' | sed 's/^/         /'
     fi > "$output.report"
     cat "$output.report"
     echo "$good $bad $left_out" >> "$HYMBA_TEST_WORK/counts"
