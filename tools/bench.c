@@ -17,6 +17,7 @@ struct bench_options {
     struct option_list prefill, depth, batch;
     uint64_t decode;
     uint64_t read_buffer; /* megabytes */
+    bool separate;
     bool json;
     struct compute_options compute;
 };
@@ -35,8 +36,9 @@ struct bench {
     hymba_model_info info;
     hymba_context *context;
     hymba_context_info context_info;
-    hymba_session **sessions;
-    size_t n_sessions;
+    hymba_session *session; /* prompts and depths */
+    hymba_session **batch;  /* of a decode row */
+    size_t n_batch;
     uint64_t random;
     struct row *rows;
     size_t n_rows;
@@ -51,13 +53,15 @@ static void describe(struct option_set *set, struct bench_options *options)
     options_begin(set, "bench", "[-m DIR] [-p N,...] [-n N] [-d N,...] [-b N,...] [options]",
                   "Measures tokens per second on random tokens: of prefill (a prompt into an\n"
                   "empty session) and of decode (steps of one token for each session of a batch)\n"
-                  "at each depth (tokens the sessions hold already; after an earlier row they may\n"
-                  "be deeper by up to a sixteenth). Also the time to load, the peak of resident\n"
-                  "memory before the bandwidth is measured, and the machine's read bandwidth over\n"
-                  "a buffer of several gigabytes.\n"
-                  "Bytes per step are what a pass must read at least once: the weights as stored,\n"
-                  "and for each session the cached keys and values and its states. A prefill step\n"
-                  "is one pass of as many tokens as the library takes together.");
+                  "at each depth (tokens the sessions hold already). Also the time to load, the\n"
+                  "peak of resident memory before the bandwidth is measured, and the machine's\n"
+                  "read bandwidth over a buffer of several gigabytes.\n"
+                  "The sessions of a batch are forks of one: what full-attention layers keep of\n"
+                  "the tokens up to the depth is one copy in memory, unless --separate is given.\n"
+                  "Bytes per step are what a pass must read at least once: the weights as stored\n"
+                  "(of a model whose embedding is not its output head that is a little too much:\n"
+                  "the whole embedding), cached keys and values, and states. A prefill step is\n"
+                  "one pass of as many tokens as the library takes together.");
     option_text(set, 'm', "model", "DIR", &options->model, "model directory (default: demo model)");
     option_list(set, 'p', "prefill", &options->prefill, 1, 1u << 24,
                 "lengths of prompts (default: 512,2048)");
@@ -67,9 +71,11 @@ static void describe(struct option_set *set, struct bench_options *options)
                 "depths of decode (default: 0,2048,8192)");
     option_list(set, 'b', "batch", &options->batch, 1, 4096,
                 "sessions decoded together (default: 1,8)");
+    option_flag(set, 0, "separate", &options->separate,
+                "fill each session of a batch by itself: slower, nothing shared");
     option_integer(set, 0, "read-buffer", &options->read_buffer, 64, 1u << 20,
-                   "megabytes read to measure the bandwidth, but at most a third of the\n"
-                   "free memory (default: 4096)");
+                   "megabytes read to measure the bandwidth, but at most a third\n"
+                   "of the free memory (default: 4096)");
     option_flag(set, 0, "json", &options->json,
                 "print a JSON object: read_gb_s, load_s, peak_rss_bytes, rows...");
     add_compute_options(set, &options->compute);
@@ -123,82 +129,115 @@ static hymba_status feed(struct bench *bench, hymba_session *session, uint64_t c
     return HYMBA_OK;
 }
 
-/* Brings a session to a depth. One that earlier rows have brought a little deeper stays there:
- * filling it again may take minutes. */
+/* Depths come in rising order, so the session only grows. */
 static hymba_status bring_to_depth(struct bench *bench, hymba_session *session, uint64_t depth,
                                    hymba_error *error)
 {
+    return feed(bench, session, depth - hymba_session_length(session), error);
+}
+
+/* Sessions of that depth for a decode row. */
+static hymba_status make_batch(struct bench *bench, uint64_t depth, size_t count,
+                               hymba_error *error)
+{
     hymba_status status = HYMBA_OK;
-    uint64_t length = hymba_session_length(session);
-    if (length >= depth && length - depth <= depth / 16)
-        return HYMBA_OK;
-    if (length > depth) {
-        status = hymba_session_reset(session, error);
-        length = 0;
+    if (!bench->options->separate)
+        status = bring_to_depth(bench, bench->session, depth, error);
+    for (size_t i = 0; i < count && status == HYMBA_OK; i++) {
+        if (!bench->options->separate) {
+            status = hymba_session_fork(bench->session, &bench->batch[i], NULL, error);
+            continue;
+        }
+        status = hymba_session_create(bench->context, NULL, &bench->batch[i], error);
+        if (status == HYMBA_OK)
+            status = bring_to_depth(bench, bench->batch[i], depth, error);
     }
-    return status == HYMBA_OK ? feed(bench, session, depth - length, error) : status;
+    return status;
+}
+
+static void free_batch(struct bench *bench)
+{
+    for (size_t i = 0; i < bench->n_batch; i++) {
+        hymba_session_release(bench->batch[i]);
+        bench->batch[i] = NULL;
+    }
 }
 
 /* -------------------------------------------------------------------- rows */
 
-/* Entries of cached keys and values that a pass reads in a session of so many tokens, summed
- * over the layers that own a cache; layers that share one read it once. */
-static int count_cache_entries(const struct bench *bench, uint64_t tokens, uint64_t *entries)
+/* Entries of cached keys and values that a pass reads, over the layers that own a cache; layers
+ * that share one read it once. */
+struct entries {
+    uint64_t meta;   /* of the meta tokens, which all sessions have in common */
+    uint64_t full;   /* of layers that attend to all tokens */
+    uint64_t window; /* of layers that attend to the last ones */
+};
+
+/* In a session of so many tokens. */
+static int count_cache_entries(const struct bench *bench, uint64_t tokens, struct entries *entries)
 {
     hymba_error error;
-    uint64_t meta = bench->info.n_meta_tokens;
-    uint64_t *needed = take_memory(bench->info.n_layers, sizeof *needed);
+    uint32_t n_layers = bench->info.n_layers;
+    struct entries *owners = take_memory(n_layers, sizeof *owners);
     hymba_status status = HYMBA_OK;
     hymba_error_init(&error, sizeof error);
-    memset(needed, 0, bench->info.n_layers * sizeof *needed);
-    for (uint32_t i = 0; i < bench->info.n_layers && status == HYMBA_OK; i++) {
+    memset(owners, 0, n_layers * sizeof *owners);
+    memset(entries, 0, sizeof *entries);
+    for (uint32_t i = 0; i < n_layers && status == HYMBA_OK; i++) {
         hymba_layer_info layer = {.struct_size = sizeof layer};
         status = hymba_model_get_layer_info(bench->model, i, &layer, &error);
         if (status != HYMBA_OK || layer.kv_layer < 0)
             continue;
-        uint64_t seen = layer.attention == HYMBA_ATTENTION_WINDOW && tokens > layer.window
-                            ? layer.window : tokens;
-        if (needed[layer.kv_layer] < meta + seen)
-            needed[layer.kv_layer] = meta + seen;
+        struct entries *owner = &owners[layer.kv_layer];
+        uint64_t seen = tokens < layer.window ? tokens : layer.window;
+        owner->meta = bench->info.n_meta_tokens;
+        if (layer.attention != HYMBA_ATTENTION_WINDOW)
+            owner->full = tokens;
+        else if (owner->window < seen)
+            owner->window = seen;
     }
-    *entries = 0;
-    for (uint32_t i = 0; i < bench->info.n_layers; i++)
-        *entries += needed[i];
-    free(needed);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        entries->meta += owners[i].meta;
+        entries->full += owners[i].full;
+        if (owners[i].full == 0)
+            entries->window += owners[i].window;
+    }
+    free(owners);
     return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
 }
 
-/* Bytes of a session of so many tokens that a pass reads: cached keys and values, states. */
-static int session_bytes(const struct bench *bench, uint64_t tokens, double *bytes)
+/* Bytes that a pass of a batch reads at least: forks have the full layers' entries in common, but
+ * for those of their own few tokens. */
+static int step_bytes(const struct bench *bench, uint64_t tokens, uint64_t batch, double *bytes)
 {
     hymba_memory_info memory = {0};
-    uint64_t entries = 0;
+    struct entries entries = {0};
     int status = get_memory_info(bench->model, &bench->options->compute, tokens, &memory);
     if (status == STATUS_OK)
         status = count_cache_entries(bench, tokens, &entries);
-    uint64_t entry_bytes = (uint64_t)bench->info.n_kv_heads *
-                           (bench->info.qk_head_size + bench->info.v_head_size) *
-                           hymba_dtype_size(bench->context_info.cache_type);
-    *bytes = (double)(entries * entry_bytes + memory.conv_bytes + memory.ssm_bytes);
+    double entry_bytes = (double)bench->info.n_kv_heads *
+                         (bench->info.qk_head_size + bench->info.v_head_size) *
+                         (double)hymba_dtype_size(bench->context_info.cache_type);
+    uint64_t copies = bench->options->separate ? batch : 1;
+    *bytes = (double)bench->info.weight_bytes +
+             entry_bytes *
+                 (double)(entries.meta + copies * entries.full + batch * entries.window) +
+             (double)(batch * (memory.conv_bytes + memory.ssm_bytes));
     return status;
 }
 
 static int add_row(struct bench *bench, const struct row *row, uint64_t mean_depth)
 {
-    double bytes = 0;
-    int status = session_bytes(bench, mean_depth, &bytes);
-    bench->rows[bench->n_rows] = *row;
-    bench->rows[bench->n_rows].bytes_per_step =
-        (double)bench->info.weight_bytes + (double)row->batch * bytes;
-    bench->n_rows++;
-    return status;
+    struct row *added = &bench->rows[bench->n_rows++];
+    *added = *row;
+    return step_bytes(bench, mean_depth, row->batch, &added->bytes_per_step);
 }
 
 /* Prompts are repeated until they have taken a second together, at most five times. */
 static int bench_prefill(struct bench *bench, uint64_t tokens)
 {
     hymba_error error;
-    hymba_session *session = bench->sessions[0];
+    hymba_session *session = bench->session;
     hymba_status status = HYMBA_OK;
     double total = 0;
     int runs = 0;
@@ -230,7 +269,7 @@ static hymba_status decode_step(struct bench *bench, hymba_batch_item *items, si
 {
     for (size_t i = 0; i < batch; i++) {
         tokens[i] = random_token(bench);
-        items[i].session = bench->sessions[i];
+        items[i].session = bench->batch[i];
         items[i].tokens = &tokens[i];
         items[i].n_tokens = 1;
         items[i].logits = HYMBA_LOGITS_LAST;
@@ -259,26 +298,29 @@ static hymba_status decode_steps(struct bench *bench, size_t batch, double *seco
 static int bench_decode(struct bench *bench, uint64_t depth, uint64_t batch)
 {
     hymba_error error;
-    hymba_status status = HYMBA_OK;
     uint64_t steps = bench->options->decode;
-    uint64_t lengths = 0;
     double seconds = 0;
     hymba_error_init(&error, sizeof error);
-    for (size_t i = 0; i < batch && status == HYMBA_OK; i++)
-        status = bring_to_depth(bench, bench->sessions[i], depth, &error);
-    for (size_t i = 0; i < batch; i++)
-        lengths += hymba_session_length(bench->sessions[i]);
+    hymba_status status = make_batch(bench, depth, (size_t)batch, &error);
     if (status == HYMBA_OK)
         status = decode_steps(bench, (size_t)batch, &seconds, &error);
+    free_batch(bench);
     if (status != HYMBA_OK)
         return fail_library(NULL, status, &error);
     const struct row row = {.tokens = steps, .depth = depth, .batch = batch,
                             .tok_per_s = (double)(steps * batch) / seconds,
                             .steps_per_s = (double)steps / seconds};
-    return add_row(bench, &row, lengths / batch + steps / 2);
+    return add_row(bench, &row, depth + steps / 2);
 }
 
-/* Depths in rising order, so that sessions only grow. */
+static int reset_session(struct bench *bench)
+{
+    hymba_error error;
+    hymba_error_init(&error, sizeof error);
+    hymba_status status = hymba_session_reset(bench->session, &error);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
 static int measure_rows(struct bench *bench)
 {
     struct option_list depths = bench->options->depth;
@@ -291,6 +333,8 @@ static int measure_rows(struct bench *bench)
         status = bench_prefill(bench, prompts->items[i]);
         progress_step(bench->n_rows, total);
     }
+    if (status == STATUS_OK)
+        status = reset_session(bench);
     for (size_t i = 0; i < depths.count; i++)
         for (size_t k = 0; k < batches->count && status == STATUS_OK; k++) {
             status = bench_decode(bench, depths.items[i], batches->items[k]);
@@ -315,29 +359,37 @@ static int load(struct bench *bench)
     return status;
 }
 
-/* Sessions for the largest batch, and one short pass that brings the weights into memory. */
+/* One short pass brings the weights into memory. */
 static int prepare(struct bench *bench)
 {
     hymba_error error;
-    hymba_status status = HYMBA_OK;
     hymba_error_init(&error, sizeof error);
-    bench->n_sessions = (size_t)largest(&bench->options->batch);
-    bench->sessions = take_memory(bench->n_sessions, sizeof *bench->sessions);
-    memset(bench->sessions, 0, bench->n_sessions * sizeof *bench->sessions);
+    bench->n_batch = (size_t)largest(&bench->options->batch);
+    bench->batch = take_memory(bench->n_batch, sizeof *bench->batch);
+    memset(bench->batch, 0, bench->n_batch * sizeof *bench->batch);
     bench->rows = take_memory(ROWS_MOST, sizeof *bench->rows);
-    for (size_t i = 0; i < bench->n_sessions && status == HYMBA_OK; i++)
-        status = hymba_session_create(bench->context, NULL, &bench->sessions[i], &error);
+    hymba_status status = hymba_session_create(bench->context, NULL, &bench->session, &error);
     if (status == HYMBA_OK)
-        status = feed(bench, bench->sessions[0], 1, &error);
+        status = feed(bench, bench->session, 1, &error);
     return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
 }
 
+/* What getrusage tells would include the program that started this one, before it became this. */
 static uint64_t peak_resident_bytes(void)
 {
+    char line[256];
+    unsigned long long kilobytes = 0;
     struct rusage usage;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && kilobytes == 0 && fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %llu kB", &kilobytes) != 1)
+            kilobytes = 0;
+    if (file)
+        fclose(file);
     memset(&usage, 0, sizeof usage);
-    getrusage(RUSAGE_SELF, &usage);
-    return (uint64_t)usage.ru_maxrss * 1024; /* Linux counts it in kilobytes */
+    if (kilobytes == 0 && getrusage(RUSAGE_SELF, &usage) == 0)
+        kilobytes = (unsigned long long)usage.ru_maxrss;
+    return (uint64_t)kilobytes * 1024;
 }
 
 static int measure(struct bench *bench)
@@ -430,11 +482,10 @@ int verb_bench(int argc, char **argv)
     status = measure(&bench);
     if (status == STATUS_OK)
         status = options.json ? print_as_json(&bench) : print_as_text(&bench);
-    for (size_t i = 0; i < bench.n_sessions; i++)
-        hymba_session_release(bench.sessions[i]);
+    hymba_session_release(bench.session);
     hymba_context_release(bench.context);
     hymba_model_release(bench.model);
-    free(bench.sessions);
+    free(bench.batch);
     free(bench.rows);
     return status;
 }

@@ -62,7 +62,8 @@ static void describe(struct option_set *set, struct chat_options *options)
     option_text(set, 0, "tools", "FILE", &options->tools,
                 "JSON array of tools for the chat template");
     option_text(set, 0, "load", "FILE", &options->load,
-                "go on with a saved conversation; no token of it is computed again");
+                "go on with a saved conversation; none of its tokens is\n"
+                "computed again");
     option_text(set, 0, "save", "FILE", &options->save,
                 "save the conversation at the end: FILE and FILE.json");
     option_integer(set, 'n', "count", &conversation->answer_tokens, 1, 1u << 30,
@@ -70,9 +71,11 @@ static void describe(struct option_set *set, struct chat_options *options)
     option_integer(set, 'c', "context", &conversation->context_tokens, 1, 1u << 30,
                    "most tokens of the conversation (default: no limit but memory)");
     option_flag(set, 0, "slide", &conversation->slide,
-                "at that limit go on: full-attention layers see the last tokens only");
+                "at that limit go on: full-attention layers see the last\n"
+                "tokens only");
     option_integer(set, 0, "snapshots", &conversation->snapshots, 0, 4096,
-                   "turns that /rewind reaches without computing (default: 8)");
+                   "turns that /rewind reaches without computing; each keeps\n"
+                   "the states and windows of a session (default: 4)");
     option_texts(set, 0, "stop", "TEXT", &conversation->stop,
                  "end an answer before this text; may be given several times");
     option_flag(set, 0, "verbose", &options->verbose, "print /stats after every turn");
@@ -97,7 +100,7 @@ static int print_answer(void *user, const char *text, size_t size)
         size -= length;
     }
     errno = 0;
-    fwrite(text, 1, size, stdout);
+    print_text(text, size);
     return output_arrived() ? STATUS_OK : fail_output();
 }
 
@@ -141,13 +144,11 @@ static int say(struct chat *chat, const char *words, size_t size)
     chat->in_answer = false;
     int status = conversation_say(&chat->conversation, words, size, print_answer, chat, &stop);
     interrupt_take();
-    if (status != STATUS_OK && stop == HYMBA_STOP_NONE)
-        return status;
-    if (stop != HYMBA_STOP_NONE) {
+    if (stop != HYMBA_STOP_NONE || chat->in_answer) {
         errno = 0;
         putchar('\n');
         if (!output_arrived())
-            return fail_output();
+            return status == STATUS_OK ? fail_output() : status;
     }
     if (status == STATUS_OK)
         tell_stop(chat, stop);
@@ -285,6 +286,8 @@ static int read_plain(struct chat *chat, size_t *size)
             continue;
         }
         chat->is_ended = true;
+        if (on_terminal)
+            fputc('\n', stderr);
         if (interrupted())
             return fail_interrupted();
         return ferror(stdin) || errno == ENOMEM ? fail("standard input: %s", strerror(errno))
@@ -311,6 +314,7 @@ static int read_edited(struct chat *chat, size_t *size)
     case LINE_TEXT:
         break;
     }
+    interrupt_take(); /* one that came before there was anything to stop */
     chat->line_capacity = *size + 1;
     chat->line = grow_memory(chat->line, chat->line_capacity, 1);
     memcpy(chat->line, text, *size + 1);
@@ -403,9 +407,8 @@ static int run_chat(struct chat *chat)
     interrupt_stay_mild();
     if (terminal_can_edit())
         chat->editor = line_editor_create();
-    if (isatty(STDIN_FILENO))
-        fprintf(stderr, "seed %" PRIu64 "; /help lists the commands, Ctrl-D ends\n",
-                sampling->seed);
+    fprintf(stderr, "seed %" PRIu64 "%s\n", sampling->seed,
+            isatty(STDIN_FILENO) ? "; /help lists the commands, Ctrl-D ends" : "");
     int status = talk(chat);
     interrupt_take();
     if (chat->options->save) {
@@ -418,7 +421,7 @@ static int run_chat(struct chat *chat)
 
 int verb_chat(int argc, char **argv)
 {
-    struct chat_options options = {.conversation = {.answer_tokens = 1024, .snapshots = 8}};
+    struct chat_options options = {.conversation = {.answer_tokens = 1024, .snapshots = 4}};
     struct chat chat = {.options = &options};
     struct option_set set;
     int status;

@@ -329,22 +329,15 @@ static hymba_status render(const struct chat_form *form, const json_t *messages,
     return status;
 }
 
-static json_t *checked(json_t *value)
-{
-    if (!value)
-        exit(fail("out of memory"));
-    return value;
-}
-
 /* The messages with numbered places instead of what they say. */
 static json_t *with_places(const json_t *messages)
 {
-    json_t *result = checked(json_array());
+    json_t *result = need_json(json_array());
     for (size_t i = 0; i < json_array_size(messages); i++) {
         char place[64];
-        json_t *copy = checked(json_deep_copy(json_array_get(messages, i)));
+        json_t *copy = need_json(json_deep_copy(json_array_get(messages, i)));
         snprintf(place, sizeof place, "%s%zu%s", place_begin, i, place_end);
-        json_object_set_new(copy, "content", checked(json_string(place)));
+        json_object_set_new(copy, "content", need_json(json_string(place)));
         json_array_append_new(result, copy);
     }
     return result;
@@ -446,10 +439,10 @@ static void render_sample(const struct chat_form *form, size_t with_system, stru
     size_t size = 0;
     size_t number = 0;
     const char *place;
-    json_t *messages = checked(json_array());
+    json_t *messages = need_json(json_array());
     memset(sample, 0, sizeof *sample);
     for (size_t i = 1 - with_system; i < SAMPLE_MESSAGES; i++)
-        json_array_append_new(messages, checked(json_pack("{s:s, s:s}", "role", roles[i],
+        json_array_append_new(messages, need_json(json_pack("{s:s, s:s}", "role", roles[i],
                                                           "content", "")));
     json_t *places = with_places(messages);
     if (render(form, places, false, &sample->skeleton, &size, &error) == HYMBA_OK) {
@@ -467,7 +460,8 @@ static void render_sample(const struct chat_form *form, size_t with_system, stru
     json_decref(places);
 }
 
-/* What an answer's end and a question's end have in common is what begins a turn. */
+/* What an answer's end and a question's end have in common is what begins a turn; where they have
+ * nothing in common each is told by itself. */
 static int take_marks(struct chat_form *form, const struct sample *sample)
 {
     const char *question = sample->before[3];
@@ -478,14 +472,17 @@ static int take_marks(struct chat_form *form, const struct sample *sample)
     const char *text = question;
     size_t size = common;
     strip_space(&text, &size);
+    int status = STATUS_OK;
     if (size == 0) {
         text = question;
         size = sample->size[3];
         strip_space(&text, &size);
+        status = add_mark(form, sample->before[2], sample->size[2]);
     }
     if (size > 0)
         form->stop = copy_text(text, size);
-    int status = add_mark(form, text, size);
+    if (status == STATUS_OK)
+        status = add_mark(form, text, size);
     if (status == STATUS_OK && sample->before[0])
         status = add_mark(form, sample->before[0], sample->size[0]);
     return status;

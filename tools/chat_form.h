@@ -21,7 +21,7 @@
 #include "hymba.h"
 #include "ids.h"
 
-enum { TURN_MARKS_MOST = 2 };
+enum { TURN_MARKS_MOST = 3 };
 
 /* Text that begins a turn, and where it is cut in two when a message holds it. */
 struct turn_mark {

@@ -9,8 +9,9 @@
 #include "output.h"
 
 /* A session goes back by so many tokens at any time: enough for the beginning of the next turn,
- * which a model may have written before it was stopped. Saved sessions fit only the same number. */
-enum { REWIND_TOKENS = 16 };
+ * which a model may have written before it was stopped. Each costs a recurrent state, in every
+ * snapshot too. Saved sessions fit only the same number. */
+enum { REWIND_TOKENS = 8 };
 
 static const char snapshot_name[] = "turn";
 
@@ -72,13 +73,6 @@ static void add_turn(struct conversation *conversation, struct point begin)
 
 /* ---------------------------------------------------------------- messages */
 
-static json_t *checked(json_t *value)
-{
-    if (!value)
-        exit(fail("out of memory"));
-    return value;
-}
-
 static bool has_role(const json_t *message, const char *role)
 {
     const char *actual = json_string_value(json_object_get(message, "role"));
@@ -88,9 +82,9 @@ static bool has_role(const json_t *message, const char *role)
 static void add_message(struct conversation *conversation, const char *role, const char *words,
                         size_t size)
 {
-    json_t *message = checked(json_object());
-    json_object_set_new(message, "role", checked(json_string(role)));
-    json_object_set_new(message, "content", checked(json_text(words, size)));
+    json_t *message = need_json(json_object());
+    json_object_set_new(message, "role", need_json(json_string(role)));
+    json_object_set_new(message, "content", need_json(json_text(words, size)));
     json_array_append_new(conversation->messages, message);
 }
 
@@ -174,7 +168,7 @@ int conversation_open(struct conversation *conversation,
     memset(conversation, 0, sizeof *conversation);
     conversation->options = options;
     conversation->form.tools = tools;
-    conversation->messages = checked(json_array());
+    conversation->messages = need_json(json_array());
     forget_text(conversation);
     int status = open_model(options->model, 0, &conversation->model);
     if (status == STATUS_OK)
@@ -480,18 +474,20 @@ int conversation_say(struct conversation *conversation, const char *words, size_
 {
     struct answer answer = {.take = take, .user = user};
     size_t n_messages = json_array_size(conversation->messages);
+    size_t n_turns = conversation->n_turns;
     bool taken = false;
     *stop = HYMBA_STOP_NONE;
     add_message(conversation, "user", words, size);
     int status = feed_message(conversation, &taken);
-    if (!taken) {
-        drop_messages(conversation, n_messages);
-        return status;
-    }
-    if (status == STATUS_OK)
+    if (taken && status == STATUS_OK)
         status = make_answer(conversation, &answer);
     *stop = answer.stop;
     free(answer.text);
+    if (!taken || status != STATUS_OK) {
+        drop_messages(conversation, n_messages);
+        conversation->n_turns = n_turns;
+        conversation->answer_end = 0; /* the next turn goes back without a word */
+    }
     return status;
 }
 
@@ -532,6 +528,8 @@ int conversation_rewind(struct conversation *conversation, uint64_t turns,
         if (status != HYMBA_OK)
             return fail_library(NULL, status, &error);
     }
+    conversation->figures = (struct turn_figures){.reused = info->reused_tokens,
+                                                  .again = info->computed_tokens};
     drop_messages(conversation, message_of_turn(conversation, left));
     conversation->n_turns = left;
     conversation->n_rewinds++;

@@ -40,7 +40,7 @@ struct turn {
     bool known;
 };
 
-/* What the last turn took over and computed. */
+/* What the last turn, or /rewind or /load after it, took over and computed. */
 struct turn_figures {
     uint64_t reused;
     uint64_t message; /* computed tokens: of the message and what the template puts around it */

@@ -46,18 +46,27 @@ static json_t *point_to_json(struct point point)
     return json_pack("[I, I]", (json_int_t)point.tokens, (json_int_t)point.text);
 }
 
-/* Text and points. An answer that was cut inside a character leaves bytes that are not UTF-8:
- * they are left out, and their tokens with them. */
-static json_t *text_to_json(const struct conversation *conversation, json_t *points)
+/* How many points are saved. An answer that was cut inside a character leaves bytes that are not
+ * UTF-8: they are left out, and their tokens with them. */
+static size_t count_points(const struct conversation *conversation)
 {
     size_t count = conversation->n_points;
-    json_t *text = NULL;
-    while (count > 0 && !text)
-        text = json_stringn(conversation->text ? conversation->text : "",
-                            conversation->points[--count].text);
-    for (size_t i = 0; text && i <= count; i++)
+    for (; count > 1; count--) {
+        json_t *text = json_stringn(conversation->text, conversation->points[count - 1].text);
+        if (text) {
+            json_decref(text);
+            break;
+        }
+    }
+    return count;
+}
+
+static json_t *points_to_json(const struct conversation *conversation, size_t count)
+{
+    json_t *points = json_array();
+    for (size_t i = 0; i < count; i++)
         json_array_append_new(points, point_to_json(conversation->points[i]));
-    return text;
+    return points;
 }
 
 static json_t *turns_to_json(const struct conversation *conversation)
@@ -73,14 +82,16 @@ static json_t *turns_to_json(const struct conversation *conversation)
 static json_t *transcript_of(const struct conversation *conversation)
 {
     char name[17];
-    json_t *points = json_array();
-    json_t *text = text_to_json(conversation, points);
+    size_t count = count_points(conversation);
+    size_t size = conversation->points[count - 1].text;
+    size_t end = conversation->answer_end < size ? conversation->answer_end : size;
     name_tokens(conversation->session, name);
-    json_t *object = json_pack("{s:s, s:i, s:s, s:O, s:o, s:o, s:o, s:I}", "format", "hymba chat",
-                               "version", FORMAT_VERSION, "tokens", name, "messages",
-                               conversation->messages, "text", text, "points", points, "turns",
-                               turns_to_json(conversation), "answer_end",
-                               (json_int_t)conversation->answer_end);
+    json_t *object = json_pack(
+        "{s:s, s:i, s:s, s:O, s:o, s:o, s:o, s:I}", "format", "hymba chat", "version",
+        FORMAT_VERSION, "tokens", name, "messages", conversation->messages, "text",
+        json_stringn(size ? conversation->text : "", size), "points",
+        points_to_json(conversation, count), "turns", turns_to_json(conversation), "answer_end",
+        (json_int_t)end);
     if (object && conversation->form.tools)
         json_object_set_new(object, "tools", json_string(conversation->form.tools));
     return object;
@@ -91,45 +102,52 @@ static int fail_write(const char *path)
     return fail("%s: %s", path, strerror(errno));
 }
 
-/* Under another name first, so that the old file stays whole until the new one is. */
 static int write_transcript(const json_t *object, const char *path)
 {
-    char *part = name_beside(path, ".part");
-    FILE *file = fopen(part, "wb");
-    int status = file ? STATUS_OK : fail_write(part);
-    if (file) {
-        errno = 0;
-        bool good = json_dumpf(object, file, JSON_INDENT(1) | JSON_ENSURE_ASCII) == 0;
-        good = good && fputc('\n', file) != EOF && fflush(file) == 0 && fsync(fileno(file)) == 0;
-        int code = errno;
-        good = fclose(file) == 0 && good;
-        errno = code ? code : errno;
-        if (!good)
-            status = fail_write(part);
-        else if (rename(part, path) != 0)
-            status = fail_write(path);
-        if (status != STATUS_OK)
-            remove(part);
-    }
-    free(part);
+    FILE *file = fopen(path, "wb");
+    if (!file)
+        return fail_write(path);
+    errno = 0;
+    bool good = json_dumpf(object, file, JSON_INDENT(1) | JSON_ENSURE_ASCII) == 0;
+    good = good && fputc('\n', file) != EOF && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    int code = errno;
+    good = fclose(file) == 0 && good;
+    errno = code ? code : errno;
+    if (good)
+        return STATUS_OK;
+    int status = fail_write(path);
+    remove(path);
     return status;
 }
 
-int conversation_save(struct conversation *conversation, const char *path)
+static int save_session(struct conversation *conversation, const char *path)
 {
     hymba_error error;
     hymba_error_init(&error, sizeof error);
-    json_t *object = transcript_of(conversation);
-    if (!object)
-        return fail("out of memory");
-    char *beside = name_beside(path, ".json");
     interrupt_cancels_context(conversation->context);
-    hymba_status result = hymba_session_save(conversation->session, NULL, path, NULL, &error);
+    hymba_status status = hymba_session_save(conversation->session, NULL, path, NULL, &error);
     interrupt_cancels_context(NULL);
     progress_end();
-    int status = result == HYMBA_OK ? write_transcript(object, beside)
-                                    : fail_library(NULL, result, &error);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
+/* Each file stays the old one until the new one is whole, and between the two there is nothing left
+ * to do that takes time: they belong together but for a moment. */
+int conversation_save(struct conversation *conversation, const char *path)
+{
+    json_t *object = need_json(transcript_of(conversation));
+    char *beside = name_beside(path, ".json");
+    char *part = name_beside(path, ".json.part");
+    int status = write_transcript(object, part);
+    if (status == STATUS_OK) {
+        status = save_session(conversation, path);
+        if (status == STATUS_OK && rename(part, beside) != 0)
+            status = fail_write(beside);
+        if (status != STATUS_OK)
+            remove(part);
+    }
     free(beside);
+    free(part);
     json_decref(object);
     return status;
 }
@@ -305,7 +323,6 @@ static void take_transcript(struct conversation *conversation, const struct load
     conversation->n_turns = conversation->turns_capacity = n_turns;
     conversation->answer_end =
         (size_t)json_integer_value(json_object_get(loaded->object, "answer_end"));
-    conversation->figures = (struct turn_figures){0};
     hymba_session_release(conversation->session);
     conversation->session = hymba_session_retain(loaded->session);
 }
@@ -345,6 +362,8 @@ int conversation_load(struct conversation *conversation, const char *path,
         status = take_form(conversation, &loaded);
     if (status == STATUS_OK) {
         take_transcript(conversation, &loaded);
+        conversation->figures = (struct turn_figures){.reused = info->reused_tokens,
+                                                      .again = info->computed_tokens};
         status = conversation_renew_sampler(conversation);
     }
     hymba_session_release(loaded.session);

@@ -66,8 +66,8 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "read the text of special tokens in the prompt as these tokens");
     option_flag(set, 0, "no-echo", &options->no_echo, "do not print the prompt first");
     option_flag(set, 0, "json", &options->json,
-                "print one JSON object at the end instead of the text: text,\n"
-                "ids, prompt_tokens, prefill_tok_per_s, decode_tok_per_s, stop, seed");
+                "print one JSON object at the end instead of the text: text, ids,\n"
+                "prompt_tokens, prefill_tok_per_s, decode_tok_per_s, stop, seed");
     add_compute_options(set, &options->compute);
 }
 
@@ -195,7 +195,7 @@ static int put_text(struct run *run, const char *text, size_t length)
 {
     if (!run->options->json) {
         errno = 0;
-        fwrite(text, 1, length, stdout);
+        print_text(text, length);
         return output_arrived() ? STATUS_OK : fail_output();
     }
     if (length > run->text_capacity - run->text.size) {

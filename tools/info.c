@@ -41,9 +41,11 @@ static void describe(struct option_set *set, struct info_options *options)
     option_choice(set, 0, "dtype", "f32|f16|bf16", &options->dtype,
                   "type of the weights of --preset and --config (default: bf16)");
     option_integer(set, 0, "context", &options->context, 1, UINT64_C(1) << 40,
-                   "tokens of the session (default: the model's max_position_embeddings)");
+                   "tokens of the session (default: the model's\n"
+                   "max_position_embeddings)");
     option_flag(set, 0, "json", &options->json,
-                "print a JSON object: parameters, weight_bytes, layers, session, configuration...");
+                "print a JSON object: parameters, weight_bytes, layers, session,\n"
+                "configuration...");
     add_compute_options(set, &options->compute);
 }
 

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "characters.h"
 #include "interrupt.h"
 
 /* ------------------------------------------------------------------ errors */
@@ -76,6 +77,22 @@ int fail_output(void)
     return fail("cannot write standard output%s%s", code ? ": " : "", code ? strerror(code) : "");
 }
 
+void print_text(const char *text, size_t size)
+{
+    bool on_terminal = isatty(STDOUT_FILENO);
+    for (size_t i = 0; i < size;) {
+        uint32_t character;
+        size_t length = character_read(text + i, size - i, &character);
+        bool obeyed = character != '\n' && character != '\t' &&
+                      (character < 0x20 || (character >= 0x7F && character < 0xA0));
+        if (on_terminal && obeyed)
+            putchar('?');
+        else
+            fwrite(text + i, 1, length, stdout);
+        i += length;
+    }
+}
+
 void *take_memory(size_t count, size_t size)
 {
     return grow_memory(NULL, count, size);
@@ -91,6 +108,13 @@ void *grow_memory(void *old, size_t count, size_t size)
     if (!pointer)
         exit(fail("out of memory"));
     return pointer;
+}
+
+json_t *need_json(json_t *value)
+{
+    if (!value)
+        exit(fail("out of memory"));
+    return value;
 }
 
 /* ---------------------------------------------------------------- progress */
@@ -159,8 +183,8 @@ static int32_t show_phase(void *user, int32_t phase, uint64_t done, uint64_t tot
     static const struct {
         const char *what, *unit;
     } phases[] = {
-        [HYMBA_PHASE_LOAD] = {"loading", "bytes"},
-        [HYMBA_PHASE_META] = {"meta tokens", "layers"},
+        [HYMBA_PHASE_LOAD] = {"loading", "files"},
+        [HYMBA_PHASE_META] = {"meta tokens", "tokens"},
         [HYMBA_PHASE_PREFILL] = {"prompt", "tokens"},
         [HYMBA_PHASE_WRITE] = {"writing", "bytes"},
     };

@@ -44,9 +44,16 @@ bool output_arrived(void);
 /* Prints why output did not arrive; the result is STATUS_FAILED. */
 int fail_output(void);
 
+/* Prints a model's text. A terminal would obey control characters in it: there they become "?", but
+ * for line ends and tabs. */
+void print_text(const char *text, size_t size);
+
 /* malloc and realloc that end the command with the line "out of memory". */
 void *take_memory(size_t count, size_t size);
 void *grow_memory(void *old, size_t count, size_t size);
+
+/* The value; without one the same end. */
+json_t *need_json(json_t *value);
 
 /* Seconds of a clock that only runs forward. */
 double seconds_now(void);

@@ -45,14 +45,16 @@ static void describe(struct option_set *set, struct perplexity_options *options)
     option_text(set, 'm', "model", "DIR", &options->model, "model directory");
     option_is_required(set);
     option_text(set, 'f', "file", "TEXT", &options->file,
-                "a text file; it gets no BOS token, special tokens in it are plain text");
+                "a text file; it gets no BOS token, special tokens in it are\n"
+                "plain text");
     option_text(set, 0, "tokens", "FILE", &options->tokens,
-                "token ids with whitespace between; - is standard input (also for -f)");
+                "token ids with whitespace between; - is standard input (also\n"
+                "for -f)");
     option_integer(set, 0, "chunk", &options->chunk, 1, 1u << 30,
                    "tokens per chunk (default: 512)");
     option_flag(set, 0, "json", &options->json,
-                "print a JSON object: nll (mean per token, natural logarithm), ppl, tokens,\n"
-                "tok_per_s");
+                "print a JSON object: nll (mean per token, natural logarithm),\n"
+                "ppl, tokens, tok_per_s");
     add_compute_options(set, &options->compute);
 }
 

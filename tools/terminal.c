@@ -5,8 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/select.h>
 #include <termios.h>
 #include <unistd.h>
+
+#include "interrupt.h"
 
 /* Signals that would end the process with the terminal in the wrong mode. */
 static const int deadly[] = {SIGHUP, SIGQUIT, SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
@@ -45,8 +48,8 @@ static void put_back(void)
     if (!terminal.editing)
         return;
     terminal.editing = 0;
-    put(marks_off, sizeof marks_off - 1);
     tcsetattr(STDIN_FILENO, TCSADRAIN, &terminal.before);
+    put(marks_off, sizeof marks_off - 1);
 }
 
 static void on_deadly(int number)
@@ -138,9 +141,29 @@ void terminal_suspend(void)
     terminal_begin();
 }
 
+/* An interrupt just before the waiting must end it too, so it is held back until then. */
+static int wait_for_key(void)
+{
+    fd_set input;
+    sigset_t interrupt, usual;
+    FD_ZERO(&input);
+    FD_SET(STDIN_FILENO, &input);
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &usual);
+    int ready = -1;
+    errno = EINTR;
+    if (!interrupted())
+        ready = pselect(STDIN_FILENO + 1, &input, NULL, NULL, NULL, &usual);
+    int code = errno;
+    pthread_sigmask(SIG_SETMASK, &usual, NULL);
+    errno = code;
+    return ready;
+}
+
 ssize_t terminal_read(char *bytes, size_t capacity)
 {
-    return read(STDIN_FILENO, bytes, capacity);
+    return wait_for_key() < 0 ? -1 : read(STDIN_FILENO, bytes, capacity);
 }
 
 void terminal_write(const char *text, size_t size)

@@ -21,7 +21,7 @@ void terminal_end(void);
 /* Lets the shell have the terminal until it continues the process (Ctrl-Z). */
 void terminal_suspend(void);
 
-/* Keys, as read gives them. */
+/* Keys, as read gives them; -1 with EINTR after an interrupt. */
 ssize_t terminal_read(char *bytes, size_t capacity);
 
 /* Shows text. */

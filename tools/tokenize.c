@@ -117,8 +117,8 @@ static void describe_detokenize(struct option_set *set, struct tokenize_options 
     option_is_required(set);
     option_flag(set, 0, "hex", &options->hex, "print the bytes in hexadecimal, and a newline");
     option_flag(set, 0, "jsonl", &options->jsonl,
-                "one JSON array of ids a line in, one JSON string a line out (malformed UTF-8\n"
-                "becomes U+FFFD; with --hex a string of hexadecimal digits)");
+                "one JSON array of ids a line in, one JSON string a line out\n"
+                "(malformed UTF-8 becomes U+FFFD; with --hex hexadecimal digits)");
     add_threads_option(set, &options->compute);
 }
 
