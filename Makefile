@@ -78,7 +78,7 @@ help:
 	@echo 'make                 the libraries into build/, the command into bin/'
 	@echo 'make demo            set up, build, and generate text with the demo model'
 	@echo 'make check           set up, build, and run all tests; TESTS="..." runs a subset'
-	@echo 'make check-long      all tests in their long form, with figures'
+	@echo 'make check-long      all tests in their long form, and fuzz, with figures'
 	@echo 'make check-asan      the tests under the address and undefined-behaviour sanitizers'
 	@echo 'make check-tsan      the tests under the thread sanitizer'
 	@echo 'make check-valgrind  the small suites under valgrind'
@@ -192,10 +192,11 @@ check:
 	@.ci/setup.sh check
 	+@$(MAKE) --no-print-directory run-tests
 
-# The long forms of the tests that have one; they print their figures.
+# The long forms of the tests that have one, and the fuzz targets; they print their figures.
 check-long:
-	@.ci/setup.sh check
+	@.ci/setup.sh ci
 	+@HYMBA_LONG=1 $(MAKE) --no-print-directory run-tests
+	+@$(MAKE) --no-print-directory fuzz
 
 check-asan:
 	@.ci/setup.sh check
