@@ -55,12 +55,6 @@ static unsigned char *recurrent_of(const struct hy_state *state)
            (state->is_meta ? state->layout->meta_kv_bytes : state->layout->ring_bytes);
 }
 
-/* Tokens behind the meta tokens. */
-static uint64_t length_of(const struct hy_state *state)
-{
-    return state->position - state->layout->n_meta;
-}
-
 static void forget_kept(struct hy_state *state)
 {
     for (size_t i = 0; i < state->layout->rewind_tokens; i++)
@@ -191,7 +185,7 @@ hymba_status hy_state_reserve(struct hy_state *state, uint64_t n_tokens, hymba_e
 /* The block the next token goes to, made this sequence's own if somebody else has gone on in it. */
 static hymba_status own_current_block(struct hy_state *state, hymba_error *error)
 {
-    uint64_t length = length_of(state);
+    uint64_t length = hy_state_length(state);
     struct hy_block **place = &state->blocks[length / HY_BLOCK_TOKENS - state->first_block];
     size_t row = (size_t)(length % HY_BLOCK_TOKENS);
     if (!hy_block_is_shared(*place) || (*place)->filled <= row)
@@ -209,7 +203,7 @@ static hymba_status own_current_block(struct hy_state *state, hymba_error *error
 
 hymba_status hy_state_claim(struct hy_state *state, uint64_t n_rows, hymba_error *error)
 {
-    uint64_t begin = length_of(state), end;
+    uint64_t begin = hy_state_length(state), end;
     if (!hy_add_u64(begin, n_rows, &end))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "the session's length does not fit 64 bits");
     hymba_status status = hy_state_reserve(state, end, error);
@@ -253,7 +247,7 @@ uint64_t hy_state_lone_block_bytes(const struct hy_state *state, const struct hy
 
 void hy_state_drop_unseen(struct hy_state *state)
 {
-    uint64_t length = length_of(state);
+    uint64_t length = hy_state_length(state);
     if (state->layout->block_bytes == 0 || length <= state->full_window)
         return;
     uint64_t first = (length - state->full_window) / HY_BLOCK_TOKENS;
@@ -286,7 +280,7 @@ static size_t copied_bytes(const struct hy_state *state, bool kept)
 hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory, bool kept,
                            struct hy_state *to, hymba_error *error)
 {
-    size_t n = used_blocks(from, length_of(from));
+    size_t n = used_blocks(from, hy_state_length(from));
     hymba_status status = create_fixed(memory, from->block_memory, from->meta, to, error);
     if (status != HYMBA_OK)
         return status;
@@ -308,7 +302,7 @@ hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory
 hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *saved,
                                 hymba_error *error)
 {
-    size_t n = used_blocks(saved, length_of(saved));
+    size_t n = used_blocks(saved, hy_state_length(saved));
     hymba_status status = grow_block_list(state, n, error);
     if (status != HYMBA_OK)
         return status;
@@ -340,171 +334,6 @@ void hy_state_reset(struct hy_state *state)
     state->position = layout->n_meta;
     state->ring_first = layout->n_meta;
     forget_kept(state);
-}
-
-/* ------------------------------------------------------------------ spans */
-
-size_t hy_state_max_spans(const struct hy_state *state)
-{
-    return state->n_blocks + 4; /* meta, two of a ring, the step's */
-}
-
-static struct hy_span make_span(const struct hy_state_layout *layout,
-                                const struct hy_cache_place *place, const unsigned char *data,
-                                size_t row, size_t count, uint64_t position, bool pinned)
-{
-    return (struct hy_span){
-        .k = data + place->k_offset + row * layout->qk_size * layout->cache_size,
-        .v = data + place->v_offset + row * layout->v_size * layout->cache_size,
-        .k_head_stride = place->k_head_stride,
-        .v_head_stride = place->v_head_stride,
-        .position = position,
-        .count = count,
-        .pinned = pinned,
-    };
-}
-
-struct hy_span hy_step_span(const struct hy_state_layout *layout, const unsigned char *step,
-                            uint32_t cache, size_t row, size_t n_rows, uint64_t position,
-                            bool pinned)
-{
-    return make_span(layout, &layout->caches[cache].step, step, row, n_rows, position, pinned);
-}
-
-static size_t block_spans(const struct hy_state *state, const struct hy_cache_layout *cache,
-                          uint64_t first, struct hy_span *spans)
-{
-    size_t n = 0;
-    uint64_t n_meta = state->layout->n_meta;
-    uint64_t end = length_of(state);
-    uint64_t index = (first - n_meta) / HY_BLOCK_TOKENS;
-    if (index < state->first_block)
-        index = state->first_block;
-    for (; index * HY_BLOCK_TOKENS < end; index++) {
-        uint64_t begin = index * HY_BLOCK_TOKENS;
-        size_t count = (size_t)(end - begin < HY_BLOCK_TOKENS ? end - begin : HY_BLOCK_TOKENS);
-        spans[n++] = make_span(state->layout, &cache->block,
-                               state->blocks[index - state->first_block]->data, 0, count,
-                               n_meta + begin, false);
-    }
-    return n;
-}
-
-/* A token's row in a ring is its number modulo the ring's rows. */
-static size_t ring_spans(const struct hy_state *state, const struct hy_cache_layout *cache,
-                         struct hy_span *spans)
-{
-    size_t rows = state->layout->ring_rows;
-    uint64_t stored = length_of(state);
-    size_t count = (size_t)(stored < state->layout->window ? stored : state->layout->window);
-    if (count == 0)
-        return 0;
-    size_t row = (size_t)((stored - count) % rows);
-    size_t before_wrap = hy_min_size(count, rows - row);
-    uint64_t position = state->position - count;
-    spans[0] = make_span(state->layout, &cache->ring, state->fixed, row, before_wrap, position,
-                         false);
-    if (before_wrap == count)
-        return 1;
-    spans[1] = make_span(state->layout, &cache->ring, state->fixed, 0, count - before_wrap,
-                         position + before_wrap, false);
-    return 2;
-}
-
-size_t hy_state_spans(const struct hy_state *state, uint32_t cache_index, uint64_t window,
-                      struct hy_span *spans)
-{
-    const struct hy_state_layout *layout = state->layout;
-    const struct hy_cache_layout *cache = &layout->caches[cache_index];
-    size_t n = 0;
-    uint64_t n_meta = layout->n_meta;
-    uint64_t pinned = state->position < n_meta ? state->position : n_meta;
-    if (pinned > 0)
-        spans[n++] = make_span(layout, &cache->meta, state->meta->data, 0, (size_t)pinned, 0,
-                               true);
-    if (state->position <= n_meta)
-        return n;
-    if (!cache->full)
-        return n + ring_spans(state, cache, spans + n);
-    if (window > state->full_window)
-        window = state->full_window;
-    uint64_t first = state->position > window ? state->position - window : 0;
-    return n + block_spans(state, cache, first > n_meta ? first : n_meta, spans + n);
-}
-
-/* Copies n_rows rows of every head of a cache between two places. */
-static void copy_rows(const struct hy_state_layout *layout, const struct hy_cache_place *from,
-                      const unsigned char *source, size_t source_row,
-                      const struct hy_cache_place *to, unsigned char *target, size_t target_row,
-                      size_t n_rows)
-{
-    size_t k_row = layout->qk_size * layout->cache_size;
-    size_t v_row = layout->v_size * layout->cache_size;
-    for (size_t head = 0; head < layout->n_kv_heads; head++) {
-        memcpy(target + to->k_offset + head * to->k_head_stride * layout->cache_size +
-                   target_row * k_row,
-               source + from->k_offset + head * from->k_head_stride * layout->cache_size +
-                   source_row * k_row,
-               n_rows * k_row);
-        memcpy(target + to->v_offset + head * to->v_head_stride * layout->cache_size +
-                   target_row * v_row,
-               source + from->v_offset + head * from->v_head_stride * layout->cache_size +
-                   source_row * v_row,
-               n_rows * v_row);
-    }
-}
-
-static void append_to_ring(struct hy_state *state, const struct hy_cache_layout *cache,
-                           const unsigned char *step, size_t row, size_t n_rows)
-{
-    size_t rows = state->layout->ring_rows;
-    uint64_t first = length_of(state);
-    if (n_rows > rows) { /* only the last rows are ever read again */
-        row += n_rows - rows;
-        first += n_rows - rows;
-        n_rows = rows;
-    }
-    size_t slot = (size_t)(first % rows);
-    size_t before_wrap = hy_min_size(n_rows, rows - slot);
-    copy_rows(state->layout, &cache->step, step, row, &cache->ring, state->fixed, slot,
-              before_wrap);
-    if (n_rows > before_wrap)
-        copy_rows(state->layout, &cache->step, step, row + before_wrap, &cache->ring,
-                  state->fixed, 0, n_rows - before_wrap);
-}
-
-static void append_to_blocks(struct hy_state *state, const struct hy_cache_layout *cache,
-                             const unsigned char *step, size_t row, size_t n_rows)
-{
-    uint64_t token = length_of(state);
-    while (n_rows > 0) {
-        size_t inside = (size_t)(token % HY_BLOCK_TOKENS);
-        size_t count = hy_min_size(n_rows, HY_BLOCK_TOKENS - inside);
-        copy_rows(state->layout, &cache->step, step, row, &cache->block,
-                  state->blocks[token / HY_BLOCK_TOKENS - state->first_block]->data, inside,
-                  count);
-        row += count;
-        token += count;
-        n_rows -= count;
-    }
-}
-
-void hy_state_append(struct hy_state *state, const unsigned char *step, size_t row, size_t n_rows)
-{
-    const struct hy_state_layout *layout = state->layout;
-    for (uint32_t i = 0; i < layout->n_caches; i++) {
-        const struct hy_cache_layout *cache = &layout->caches[i];
-        if (state->is_meta)
-            copy_rows(layout, &cache->step, step, row, &cache->meta, state->meta->data,
-                      (size_t)state->position, n_rows);
-        else if (cache->full)
-            append_to_blocks(state, cache, step, row, n_rows);
-        else
-            append_to_ring(state, cache, step, row, n_rows);
-    }
-    state->position += n_rows;
-    if (state->position - state->ring_first > layout->ring_rows)
-        state->ring_first = state->position - layout->ring_rows;
 }
 
 /* -------------------------------------------------------- recurrent states */
@@ -581,7 +410,7 @@ void hy_state_step_back(struct hy_state *state, uint64_t position)
         if (state->kept[i] >= position)
             state->kept[i] = UINT64_MAX;
     state->position = position;
-    release_shared_tail(state, used_blocks(state, length_of(state)));
+    release_shared_tail(state, used_blocks(state, hy_state_length(state)));
 }
 
 /* -------------------------------------------------------------------- undo */

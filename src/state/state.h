@@ -34,6 +34,12 @@ struct hy_state {
                                        UINT64_MAX: none */
 };
 
+/* Tokens behind the meta tokens. */
+static inline uint64_t hy_state_length(const struct hy_state *state)
+{
+    return state->position - state->layout->n_meta;
+}
+
 hymba_status hy_meta_state_create(struct hy_memory *memory, const struct hy_state_layout *layout,
                                   struct hy_meta_state **meta, hymba_error *error);
 struct hy_meta_state *hy_meta_state_retain(struct hy_meta_state *meta);

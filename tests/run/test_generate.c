@@ -182,8 +182,8 @@ START_TEST(stop_strings_end_the_text_before_them)
     generate(session, sampler, &params, &whole);
     hymba_session_release(session);
     /* every stretch of the text as a stop string, long ones across many tokens too */
-    for (size_t from = 0; from + 40 < whole.length; from += 7) {
-        for (size_t length = 1; length < 40; length += 9) {
+    for (size_t from = 0; from + 40 < whole.length; from += 23) {
+        for (size_t length = 1; length < 40; length += 13) {
             char stop[64], other[] = "never in a text \x01";
             memcpy(stop, whole.text + from, length);
             stop[length] = '\0';
