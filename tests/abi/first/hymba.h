@@ -758,7 +758,7 @@ HYMBA_API hymba_status hymba_session_save_to(hymba_session *session, const hymba
  * saved sampler, or NULL if there is none.
  * Errors: ARGUMENT, MEMORY, FILE, FORMAT (damaged or made by something else), UNSUPPORTED (another
  * version or byte order), STATE (another model or other types; the message says which), LIMIT,
- * BUSY. Threads: the context's.
+ * BUSY, CANCELLED. Threads: the context's.
  */
 HYMBA_API hymba_status hymba_session_load(hymba_context *context, const char *path,
                                           const hymba_session_params *params,
