@@ -208,9 +208,10 @@ check-tsan:
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
 		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
-# valgrind runs some thirty times slower: only what needs no model of any size.
-VALGRIND_TESTS ?= $(filter $(foreach d,base tensor format text model state,tests/$d/%), \
-	$(filter-out %.sh,$(TESTS)))
+# valgrind runs some thirty times slower: only what needs no model of any size. It has no long
+# double of 80 bits, in which the reference of test_sampler_stages computes.
+VALGRIND_TESTS ?= $(filter-out tests/text/test_sampler_stages.c, \
+	$(filter $(foreach d,base tensor format text model state,tests/$d/%),$(TEST_SOURCES)))
 check-valgrind:
 	@.ci/setup.sh valgrind
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests CFLAGS='-O1 -g' TESTS='$(VALGRIND_TESTS)' \

@@ -282,6 +282,8 @@ static long inject(const struct scenario *scenario, size_t kind, long at,
 
 static long following(long at)
 {
+    if (test_looks_for_races())
+        return 2 * at + 1;
     return getenv("HYMBA_LONG") || at < ALL_BELOW ? at + 1 : at + at / STRIDE;
 }
 

@@ -18,13 +18,6 @@ static bool can_run(const char *cpu)
     return hy_kernels_init(&kernels, cpu, NULL) == HYMBA_OK;
 }
 
-/* The thread sanitizer runs some thirty times slower, and says nothing about one thread. */
-static bool looks_for_races(void)
-{
-    const char *sanitizer = getenv("HYMBA_SANITIZE");
-    return sanitizer && strcmp(sanitizer, "thread") == 0;
-}
-
 static void append_in_chunks(hymba_session *session, const int32_t *ids, size_t n, size_t chunk,
                              size_t vocabulary, float *logits)
 {
@@ -85,7 +78,7 @@ START_TEST(logits_equal_for_every_cut_and_instruction_set)
     double worst = 0.0;
     golden_open(&golden, golden_names[_i]);
     for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
-        if (!can_run(ways[w].cpu) || (looks_for_races() && ways[w].step == 0))
+        if (!can_run(ways[w].cpu) || (test_looks_for_races() && ways[w].step == 0))
             continue;
         hymba_context *context =
             golden_context(&golden, ways[w].cpu, ways[w].threads, ways[w].step);
@@ -258,7 +251,7 @@ int main(void)
     tcase_set_timeout(tests, 600);
     tcase_add_loop_test(tests, logits_equal_for_every_cut_and_instruction_set, 0, n);
     tcase_add_loop_test(tests, greedy_continuations_are_identical, 0, n);
-    if (!looks_for_races()) /* one thread */
+    if (!test_looks_for_races()) /* one thread */
         tcase_add_loop_test(tests, every_stream_and_state_is_the_reference_s, 0, n);
     suite_add_tcase(suite, tests);
     return test_main(suite);

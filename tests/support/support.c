@@ -32,6 +32,12 @@ static const char *path_of(const char *directory, const char *name)
     return path;
 }
 
+bool test_looks_for_races(void)
+{
+    const char *sanitizer = getenv("HYMBA_SANITIZE");
+    return sanitizer && strcmp(sanitizer, "thread") == 0;
+}
+
 const char *test_data(const char *name)
 {
     const char *path = path_of("tests/data", name);

@@ -12,6 +12,10 @@
 /* Runs the suite (without forking under a sanitizer or valgrind); the exit status for main. */
 int test_main(Suite *suite);
 
+/* Whether the thread sanitizer runs: some thirty times slower, and what one thread does says
+ * nothing to it, so tests leave out what is not about threads. */
+bool test_looks_for_races(void);
+
 /* Path of a file or folder of tests/data, or of another place below the root. Static ring of
  * buffers: valid until a few more calls. */
 const char *test_data(const char *name);

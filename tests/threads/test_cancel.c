@@ -239,16 +239,17 @@ static const char *const models[] = {"goldens/f_official_like", "variants/mamba_
                                      "variants/attention_only", "goldens/d_all_full"};
 enum { N_MODELS = sizeof models / sizeof *models };
 
-/* Every call, cancelled at every event and then repeated. */
+/* Every call, cancelled at every event (under the thread sanitizer at every seventh) and then
+ * repeated. */
 static long cancel_everywhere(struct scene *scene, size_t number)
 {
-    long event = 0;
+    long event = 0, n_cancelled = 0, stride = test_looks_for_races() ? 7 : 1;
     scene->call = calls[number].call;
     open_sessions(scene);
     test_status(scene->call(scene), HYMBA_OK, scene->call_error);
     struct result expected = take_result(scene);
     close_sessions(scene);
-    for (;; event++) {
+    for (;; event += stride, n_cancelled++) {
         open_sessions(scene);
         bool waited = cancel_at(scene, event);
         if (waited) {
@@ -264,7 +265,7 @@ static long cancel_everywhere(struct scene *scene, size_t number)
             break;
     }
     free_result(&expected);
-    return event;
+    return n_cancelled;
 }
 
 /* ------------------------------------------------------------------- tests */
@@ -276,7 +277,7 @@ START_TEST(a_call_ends_within_one_layer)
     open_scene(&scene, models[_i], 1 + (uint32_t)_i % 2);
     for (size_t i = 0; i < N_CALLS; i++)
         n_cancelled += cancel_everywhere(&scene, i);
-    ck_assert_int_gt(n_cancelled, 100);
+    ck_assert_int_gt(n_cancelled, 10);
     printf("threads: %s: %ld calls cancelled, each at another place\n", models[_i], n_cancelled);
     close_scene(&scene);
 }
