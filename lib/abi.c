@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "kernel/kernel.h"
 #include "tensor/dtype.h"
 
 #define TEXT_OF(number) #number
@@ -78,6 +79,16 @@ size_t hymba_dtype_size(hymba_dtype dtype)
     return hy_dtype_size(dtype);
 }
 
+const char *hymba_compute_name(int32_t compute)
+{
+    return hy_compute_name(compute);
+}
+
+int32_t hymba_compute_from_name(const char *name)
+{
+    return hy_compute_from_name(name);
+}
+
 void hy_init_struct(void *to, size_t size)
 {
     if (!to || size < sizeof size)
@@ -112,12 +123,23 @@ hymba_status hy_check_struct(const void *given, const char *name, hymba_error *e
     return HYMBA_OK;
 }
 
-size_t hy_unknown_byte(const void *given, size_t size, size_t known)
+/* Place of the first byte that is set behind the known ones; size if there is none. */
+static size_t unknown_byte(const void *given, size_t size, size_t known)
 {
     size_t i = known;
     while (i < size && ((const unsigned char *)given)[i] == 0)
         i++;
     return i;
+}
+
+hymba_status hy_check_element(const void *given, size_t size, size_t known, const char *array,
+                              size_t index, hymba_error *error)
+{
+    if (unknown_byte(given, size, known) < size)
+        return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)index,
+                          "%s[%zu]: something is set behind the %zu bytes this library knows",
+                          array, index, known);
+    return HYMBA_OK;
 }
 
 hymba_status hy_read_struct(void *to, size_t size, const void *from, const char *name,
@@ -132,7 +154,7 @@ hymba_status hy_read_struct(void *to, size_t size, const void *from, const char 
     if (status != HYMBA_OK)
         return status;
     memcpy(&given, from, sizeof given);
-    unknown = hy_unknown_byte(from, given, size);
+    unknown = unknown_byte(from, given, size);
     if (unknown < given)
         return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)unknown,
                           "%s: byte %zu is set, but this library knows only %zu bytes", name,

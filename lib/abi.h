@@ -24,10 +24,11 @@ hymba_status hy_read_struct(void *to, size_t size, const void *from, const char 
 hymba_status hy_check_struct(const void *given, const char *name, hymba_error *error);
 
 /*
- * Place of the first byte that is set behind the known ones, in what a newer caller gives, size
- * bytes. If that is less than size, the caller must be refused.
+ * An element of a newer caller's array, size bytes of which this library knows the first known:
+ * UNSUPPORTED, naming array and index, if something is set behind them.
  */
-size_t hy_unknown_byte(const void *given, size_t size, size_t known);
+hymba_status hy_check_element(const void *given, size_t size, size_t known, const char *array,
+                              size_t index, hymba_error *error);
 
 /* Copies a complete struct into a caller's, up to the caller's struct_size, which stays. */
 hymba_status hy_write_struct(void *to, const void *from, size_t size, const char *name,

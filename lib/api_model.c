@@ -3,6 +3,7 @@
 #include "abi.h"
 #include "base/checked.h"
 #include "model/model.h"
+#include "run/quantise.h"
 
 void hymba_model_params_init(hymba_model_params *params, size_t size)
 {
@@ -10,6 +11,11 @@ void hymba_model_params_init(hymba_model_params *params, size_t size)
 }
 
 void hymba_init_params_init(hymba_init_params *params, size_t size)
+{
+    hy_init_struct(params, size);
+}
+
+void hymba_quantize_params_init(hymba_quantize_params *params, size_t size)
 {
     hy_init_struct(params, size);
 }
@@ -40,6 +46,8 @@ static hymba_status open_source(const struct hy_source *source, const hymba_mode
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "params.flags: found 0x%x, known are 0x%x",
                        params.flags, KNOWN_FLAGS);
     status = hy_check_reserved(params.reserved, error);
+    if (status == HYMBA_OK)
+        status = hy_check_reserved(params.reserved2, error);
     if (status != HYMBA_OK)
         return status;
     return hy_model_open(source, &params, model, error);
@@ -79,10 +87,9 @@ hymba_status hymba_model_open_memory(const hymba_memory_file *files, size_t file
     for (size_t i = 0; i < n_files; i++) {
         const hymba_memory_file *file =
             (const void *)((const char *)files + i * file_size);
-        if (hy_unknown_byte(file, file_size, sizeof *file) < file_size)
-            return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)i,
-                              "files[%zu]: something is set behind the %zu bytes this library "
-                              "knows", i, sizeof *file);
+        status = hy_check_element(file, file_size, sizeof *file, "files", i, error);
+        if (status != HYMBA_OK)
+            return status;
         if (!file->name || (!file->data && file->size > 0))
             return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
                               "files[%zu]: name or data is NULL", i);
@@ -198,4 +205,24 @@ hymba_status hymba_model_init(const char *directory, const char *config_json, si
         status = read_host(&params.host, &host, error);
     return status == HYMBA_OK ? hy_model_init(directory, config_json, length, &params, error)
                               : status;
+}
+
+hymba_status hymba_quantize(const char *input, const char *output,
+                            const hymba_quantize_params *given, hymba_error *error)
+{
+    hymba_quantize_params params;
+    hymba_host host;
+    hymba_status status = hy_require(input, "input", error);
+    if (status == HYMBA_OK)
+        status = hy_require(output, "output", error);
+    if (status == HYMBA_OK)
+        status = hy_read_struct(&params, sizeof params, given, "params", error);
+    if (status == HYMBA_OK)
+        status = read_host(&params.host, &host, error);
+    if (status == HYMBA_OK && params.n_tokens > 0)
+        status = hy_require(params.tokens, "params.tokens", error);
+    if (status == HYMBA_OK && !hy_is_count((size_t)params.n_tokens, sizeof *params.tokens))
+        status = hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                         "params.n_tokens: more than memory can hold");
+    return status == HYMBA_OK ? hy_quantise(input, output, &params, error) : status;
 }

@@ -6,6 +6,11 @@ void hymba_context_params_init(hymba_context_params *params, size_t size)
     hy_init_struct(params, size);
 }
 
+void hymba_executor_init(hymba_executor *executor, size_t size)
+{
+    hy_init_struct(executor, size);
+}
+
 void hymba_session_params_init(hymba_session_params *params, size_t size)
 {
     hy_init_struct(params, size);
@@ -13,10 +18,23 @@ void hymba_session_params_init(hymba_session_params *params, size_t size)
 
 /* ---------------------------------------------------------------- context */
 
+/* The caller's executor is a sized struct of its own: *executor becomes its complete copy. */
+static hymba_status read_context_params(hymba_context_params *params, hymba_executor *executor,
+                                        const hymba_context_params *given, hymba_error *error)
+{
+    hymba_status status = hy_read_struct(params, sizeof *params, given, "params", error);
+    if (status == HYMBA_OK && params->executor) {
+        status = hy_read_struct(executor, sizeof *executor, params->executor, "executor", error);
+        params->executor = executor;
+    }
+    return status;
+}
+
 hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *given,
                                   hymba_context **context, hymba_error *error)
 {
     hymba_context_params params;
+    hymba_executor executor;
     hymba_host host;
     hymba_status status = hy_require(context, "context", error);
     if (status != HYMBA_OK)
@@ -24,7 +42,7 @@ hymba_status hymba_context_create(hymba_model *model, const hymba_context_params
     *context = NULL;
     status = hy_require(model, "model", error);
     if (status == HYMBA_OK)
-        status = hy_read_struct(&params, sizeof params, given, "params", error);
+        status = read_context_params(&params, &executor, given, error);
     if (status == HYMBA_OK && params.host) {
         status = hy_read_struct(&host, sizeof host, params.host, "host", error);
         params.host = &host;
@@ -72,12 +90,13 @@ hymba_status hymba_model_get_memory_info(const hymba_model *model,
                                          hymba_memory_info *info, hymba_error *error)
 {
     hymba_context_params params;
+    hymba_executor executor;
     hymba_memory_info complete;
     hymba_status status = hy_require(model, "model", error);
     if (status == HYMBA_OK)
         status = hy_require(info, "info", error);
     if (status == HYMBA_OK)
-        status = hy_read_struct(&params, sizeof params, given, "params", error);
+        status = read_context_params(&params, &executor, given, error);
     if (status == HYMBA_OK)
         status = hy_read_struct(&complete, sizeof complete, info, "info", error);
     if (status == HYMBA_OK)
@@ -194,10 +213,10 @@ static const hymba_batch_item *item_at(const hymba_batch_item *items, size_t ite
 static hymba_status check_batch_item(const hymba_context *context, const hymba_batch_item *item,
                                      size_t item_size, size_t index, hymba_error *error)
 {
-    if (hy_unknown_byte(item, item_size, sizeof *item) < item_size)
-        return hy_fail_at(error, HYMBA_ERROR_UNSUPPORTED, (int64_t)index,
-                          "items[%zu]: something is set behind the %zu bytes this library knows",
-                          index, sizeof *item);
+    hymba_status status =
+        hy_check_element(item, item_size, sizeof *item, "items", index, error);
+    if (status != HYMBA_OK)
+        return status;
     if (item->reserved != 0)
         return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
                           "items[%zu].reserved: found %d, expected 0", index,

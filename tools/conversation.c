@@ -144,15 +144,21 @@ static int create_chat_context(struct conversation *conversation)
     return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
 }
 
-static int create_session(struct conversation *conversation)
+void conversation_session_params(const struct conversation *conversation,
+                                 hymba_session_params *params)
 {
     const struct conversation_options *options = conversation->options;
+    hymba_session_params_init(params, sizeof *params);
+    params->max_tokens = options->context_tokens;
+    params->limit_policy = options->slide ? HYMBA_LIMIT_SLIDE : HYMBA_LIMIT_STOP;
+}
+
+static int create_session(struct conversation *conversation)
+{
     hymba_error error;
     hymba_session_params params;
     hymba_error_init(&error, sizeof error);
-    hymba_session_params_init(&params, sizeof params);
-    params.max_tokens = options->context_tokens;
-    params.limit_policy = options->slide ? HYMBA_LIMIT_SLIDE : HYMBA_LIMIT_STOP;
+    conversation_session_params(conversation, &params);
     interrupt_cancels_context(conversation->context);
     hymba_status status =
         hymba_session_create(conversation->context, &params, &conversation->session, &error);
@@ -170,7 +176,7 @@ int conversation_open(struct conversation *conversation,
     conversation->form.tools = tools;
     conversation->messages = need_json(json_array());
     forget_text(conversation);
-    int status = open_model(options->model, 0, &conversation->model);
+    int status = open_model(options->model, 0, options->compute.quantize, &conversation->model);
     if (status == STATUS_OK)
         status = require_tokenizer(conversation->model, options->model, &tokenizer);
     if (status == STATUS_OK)

@@ -102,6 +102,10 @@ int conversation_load(struct conversation *conversation, const char *path,
 /* For conversation_load: the sampler knows the session's tokens. */
 int conversation_renew_sampler(struct conversation *conversation);
 
+/* What a session of this conversation is made with. */
+void conversation_session_params(const struct conversation *conversation,
+                                 hymba_session_params *params);
+
 int conversation_info(const struct conversation *conversation, hymba_session_info *info);
 
 #endif

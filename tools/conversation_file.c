@@ -330,13 +330,10 @@ static void take_transcript(struct conversation *conversation, const struct load
 static int load_session(struct conversation *conversation, const char *path,
                         hymba_session **session, hymba_reuse_info *info)
 {
-    const struct conversation_options *options = conversation->options;
     hymba_error error;
     hymba_session_params params;
     hymba_error_init(&error, sizeof error);
-    hymba_session_params_init(&params, sizeof params);
-    params.max_tokens = options->context_tokens;
-    params.limit_policy = options->slide ? HYMBA_LIMIT_SLIDE : HYMBA_LIMIT_STOP;
+    conversation_session_params(conversation, &params);
     memset(info, 0, sizeof *info);
     info->struct_size = sizeof *info;
     interrupt_cancels_context(conversation->context);

@@ -7,47 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support.h"
+#include "host.h"
 
 enum { MAX_LOGITS = 256 };
 
 static hymba_error fault;
-
-/* ------------------------------------------------------------------ hosts */
-
-struct failing_host {
-    size_t calls, fail_at; /* the fail_at-th allocation fails, counted from 1; 0: none */
-    size_t living;
-};
-
-static void *failing_alloc(void *user, size_t size, size_t alignment)
-{
-    struct failing_host *state = user;
-    void *pointer = NULL;
-    if (++state->calls == state->fail_at)
-        return NULL;
-    if (posix_memalign(&pointer, alignment, size))
-        return NULL;
-    state->living++;
-    return pointer;
-}
-
-static void failing_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    struct failing_host *state = user;
-    (void)size;
-    (void)alignment;
-    state->living--;
-    free(pointer);
-}
-
-static hymba_host failing(struct failing_host *state)
-{
-    return (hymba_host){.struct_size = sizeof(hymba_host),
-                        .user = state,
-                        .alloc = failing_alloc,
-                        .free = failing_free};
-}
 
 /* ---------------------------------------------------------------- helpers */
 
@@ -503,11 +467,12 @@ START_TEST(failing_allocations)
         first[i] = sample(sampler, logits, 40);
     hy_sampler_release(sampler);
     bool failed = true;
-    for (size_t fail_at = 1; failed; fail_at++) {
-        struct failing_host state = {.fail_at = fail_at};
-        hymba_host host = failing(&state);
+    for (long fail_at = 0; failed; fail_at++) {
+        struct test_host host;
+        test_host_init(&host);
+        test_host_fail_at(&host, fail_at, false);
         failed = false;
-        hymba_status status = hy_sampler_create(&params, &host, &sampler, &fault);
+        hymba_status status = hy_sampler_create(&params, &host.host, &sampler, &fault);
         if (status) {
             ck_assert_int_eq(status, HYMBA_ERROR_MEMORY);
             ck_assert_ptr_null(sampler);
@@ -525,34 +490,34 @@ START_TEST(failing_allocations)
             ck_assert_int_eq(token, first[i]);
         }
         hy_sampler_release(sampler);
-        ck_assert_uint_eq(state.living, 0);
-        ck_assert_uint_lt(fail_at, 20);
+        test_host_check(&host);
+        ck_assert_int_lt(fail_at, 20);
     }
 }
 END_TEST
 
 START_TEST(steady_state_allocates_nothing)
 {
-    struct failing_host state = {0};
-    hymba_host host = failing(&state);
+    struct test_host host;
     float logits[MAX_LOGITS];
     hymba_sampler_params params = defaults();
     params.temperature = 1;
     params.top_k = 40;
     params.repeat_penalty = 1.1f;
     hymba_sampler *sampler;
-    test_status(hy_sampler_create(&params, &host, &sampler, &fault), HYMBA_OK, fault);
+    test_host_init(&host);
+    test_status(hy_sampler_create(&params, &host.host, &sampler, &fault), HYMBA_OK, fault);
     fill_logits(logits, MAX_LOGITS, 5);
     sample(sampler, logits, MAX_LOGITS);
-    size_t calls = state.calls;
+    long n_allocations = host.n_allocations;
     for (int i = 0; i < 1000; i++)
         sample(sampler, logits, MAX_LOGITS - (size_t)(i % 3));
-    ck_assert_uint_eq(state.calls, calls);
+    ck_assert_int_eq(host.n_allocations, n_allocations);
     ck_assert_ptr_eq(hy_sampler_retain(sampler), sampler);
     hy_sampler_release(sampler);
     sample(sampler, logits, MAX_LOGITS);
     hy_sampler_release(sampler);
-    ck_assert_uint_eq(state.living, 0);
+    test_host_check(&host);
     hy_sampler_release(NULL);
     ck_assert_ptr_null(hy_sampler_retain(NULL));
 }

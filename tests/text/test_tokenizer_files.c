@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "support.h"
+#include "host.h"
 #include "text/text_stream.h"
 #include "tokenizer_cases.h"
 
@@ -751,31 +751,6 @@ END_TEST
 
 /* ------------------------------------------------------------------- memory */
 
-/* A host whose allocation number fail_at, counted from 1, fails. */
-struct counting_host {
-    unsigned n_allocations, fail_at, n_blocks;
-};
-
-static void *counting_alloc(void *user, size_t size, size_t alignment)
-{
-    struct counting_host *counts = user;
-    void *pointer = NULL;
-    if (++counts->n_allocations == counts->fail_at ||
-        posix_memalign(&pointer, alignment, size) != 0)
-        return NULL;
-    counts->n_blocks++;
-    return pointer;
-}
-
-static void counting_free(void *user, void *pointer, size_t size, size_t alignment)
-{
-    struct counting_host *counts = user;
-    (void)size;
-    (void)alignment;
-    counts->n_blocks--;
-    free(pointer);
-}
-
 /* Everything a tokenizer can do, once. */
 static hymba_status use(hymba_tokenizer *tokenizer)
 {
@@ -796,28 +771,23 @@ static hymba_status use(hymba_tokenizer *tokenizer)
 
 static void fail_in_turn(const void *data, size_t size, const char *json, const char *config)
 {
-    struct counting_host counts = {0};
-    hymba_host host;
+    struct test_host host;
     hymba_status status = HYMBA_ERROR_MEMORY;
-    memset(&host, 0, sizeof host);
-    host.struct_size = sizeof host;
-    host.user = &counts;
-    host.alloc = counting_alloc;
-    host.free = counting_free;
-    for (unsigned k = 1; status != HYMBA_OK; k++) {
+    test_host_init(&host);
+    for (long fail_at = 0; status != HYMBA_OK; fail_at++) {
         hymba_tokenizer *tokenizer;
-        counts = (struct counting_host){.fail_at = k};
-        status = open_memory(&host, data, size, json, config, &tokenizer);
+        test_host_fail_at(&host, fail_at, false);
+        status = open_memory(&host.host, data, size, json, config, &tokenizer);
         ck_assert(!tokenizer == (status != HYMBA_OK));
         if (status == HYMBA_OK)
             status = use(tokenizer);
         if (status != HYMBA_OK)
             test_status(status, HYMBA_ERROR_MEMORY, error);
         hy_tokenizer_release(tokenizer);
-        ck_assert_uint_eq(counts.n_blocks, 0);
-        ck_assert_uint_lt(k, 200);
+        test_host_check(&host);
+        ck_assert_int_lt(fail_at, 200);
     }
-    ck_assert_uint_gt(counts.n_allocations, 8);
+    ck_assert_int_gt(host.n_allocations, 8);
 }
 
 START_TEST(every_allocation_fails_in_turn)

@@ -4,6 +4,7 @@
  * in and no more, and it leaves everything as it was.
  */
 #include "golden.h"
+#include "host.h"
 #include "pause.h"
 
 #include <stdio.h>
@@ -382,42 +383,42 @@ END_TEST
 
 /* Cancels its context where a certain block is asked for, from a thread of its own. */
 struct cancelling_host {
+    struct test_host books; /* first: its hooks are given this struct */
+    void *(*alloc)(void *user, size_t size, size_t alignment);
     hymba_context *context;
-    long n_allocations, cancel_at; /* from 0; negative: never */
+    long cancel_at; /* number of the allocation, from 0; negative: never */
 };
 
 static void *cancelling_alloc(void *user, size_t size, size_t alignment)
 {
     struct cancelling_host *host = user;
-    void *block = NULL;
     pthread_t thread;
-    if (host->context && host->n_allocations++ == host->cancel_at) {
+    if (host->books.n_allocations == host->cancel_at) {
         ck_assert_int_eq(pthread_create(&thread, NULL, cancel_context, host->context), 0);
         pthread_join(thread, NULL);
     }
-    return posix_memalign(&block, alignment, size) == 0 ? block : NULL;
+    return host->alloc(&host->books, size, alignment);
 }
 
-static void plain_free(void *user, void *pointer, size_t size, size_t alignment)
+static void cancelling_host_init(struct cancelling_host *host)
 {
-    (void)user;
-    (void)size;
-    (void)alignment;
-    free(pointer);
+    test_host_init(&host->books);
+    host->alloc = host->books.host.alloc;
+    host->books.host.alloc = cancelling_alloc;
+    host->cancel_at = -1;
 }
 
 START_TEST(loading_can_be_cancelled)
 {
     struct scene scene;
     char path[512];
-    struct cancelling_host counts = {.cancel_at = -1};
-    hymba_host host = {.struct_size = sizeof host, .user = &counts, .alloc = cancelling_alloc,
-                       .free = plain_free};
-    hymba_context_params params = {
-        .struct_size = sizeof params, .n_threads = 1, .max_step_tokens = 8, .host = &host};
+    struct cancelling_host host;
+    hymba_context_params params = {.struct_size = sizeof params, .n_threads = 1,
+                                   .max_step_tokens = 8, .host = &host.books.host};
     hymba_context *context;
     hymba_session *session;
     long n_cancelled = 0;
+    cancelling_host_init(&host);
     snprintf(path, sizeof path, "%s/session", test_directory());
     open_scene(&scene, models[_i], 1);
     open_sessions(&scene);
@@ -425,10 +426,10 @@ START_TEST(loading_can_be_cancelled)
     test_status(hymba_context_create(scene.golden.model, &params, &context, &error), HYMBA_OK,
                 error);
     hymba_status status = HYMBA_ERROR_CANCELLED;
-    counts.context = context;
-    while (status != HYMBA_OK || counts.n_allocations > counts.cancel_at) {
-        counts.n_allocations = 0;
-        counts.cancel_at++;
+    host.context = context;
+    while (status != HYMBA_OK || host.books.n_allocations > host.cancel_at) {
+        test_host_fail_at(&host.books, -1, false); /* counts from here on */
+        host.cancel_at++;
         status = hymba_session_load(context, path, NULL, &session, NULL, NULL, &error);
         if (status == HYMBA_OK) { /* behind the last part of the file */
             ck_assert_uint_eq(hymba_session_length(session), BEFORE);
@@ -440,6 +441,7 @@ START_TEST(loading_can_be_cancelled)
     }
     ck_assert_int_gt(n_cancelled, 3);
     hymba_context_release(context);
+    test_host_check(&host.books);
     close_sessions(&scene);
     close_scene(&scene);
 }
