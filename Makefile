@@ -46,6 +46,9 @@ LIB_SOURCES := $(sort $(wildcard src/base/*.c src/tensor/*.c src/format/*.c src/
 ifneq (,$(findstring x86_64,$(COMPILER)))
 LIB_SOURCES += $(sort $(wildcard src/kernel/x86/*.c))
 endif
+ifneq (,$(findstring aarch64,$(COMPILER)))
+LIB_SOURCES += $(sort $(wildcard src/kernel/arm/*.c))
+endif
 TOOL_SOURCES := $(sort $(wildcard tools/*.c))
 BENCH_SOURCES := $(sort $(wildcard bench/*.c))
 EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
@@ -82,6 +85,7 @@ help:
 	@echo 'make check-asan      the tests under the address and undefined-behaviour sanitizers'
 	@echo 'make check-tsan      the tests under the thread sanitizer'
 	@echo 'make check-valgrind  the small suites under valgrind'
+	@echo 'make check-arm       part of the tests for AArch64, cross-compiled, in an emulator'
 	@echo 'make fuzz            each fuzz target for SECONDS'
 	@echo 'make coverage        lines of the library that the tests run'
 	@echo 'make abi-baseline    write lib/libhymba.abi anew, after a wanted change (docs/abi.md)'
@@ -94,10 +98,16 @@ help:
 
 # ---------------------------------------------------------------- objects
 
-# Only these files may use instructions beyond the base machine; all else runs anywhere.
-$(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = -mavx2 -mfma -mf16c
-$(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq \
-	-mavx2 -mfma -mf16c
+# Only these files may use instructions beyond the base machine; all else runs anywhere. Where
+# variables of unrolled loops live is not worth the minutes that gcc would track them.
+AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
+AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
+$(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
+$(OBJ)/src/kernel/x86/%_avx512_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
+$(OBJ)/src/kernel/x86/%_avx512_bf16.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni -mavx512bf16
+$(OBJ)/src/kernel/arm/%_neon_dot.o: ISA_FLAGS = -march=armv8.2-a+dotprod
+$(OBJ)/src/kernel/arm/%_neon_bf16.o: ISA_FLAGS = -march=armv8.2-a+dotprod+bf16
 
 # What lies outside the library sees the public header alone; tests see everything.
 $(OBJ)/src/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
@@ -217,6 +227,20 @@ check-valgrind:
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests CFLAGS='-O1 -g' TESTS='$(VALGRIND_TESTS)' \
 		WRAPPER='valgrind -q --leak-check=full --error-exitcode=99'
 
+# AArch64, cross-compiled and run by an emulator, which has all instructions with ARM_CPU=max; other
+# processors have fewer: `qemu-aarch64 -cpu help` names them. It fails where a process with threads
+# forks, and does not limit a process's memory: test_thread needs both.
+ARM_CPU ?= max
+ARM_TESTS ?= $(filter-out tests/base/test_thread.c, \
+	$(filter $(foreach d,base tensor format kernel state,tests/$d/%),$(TEST_SOURCES))) \
+	tests/run/test_golden.c tests/run/check_instruction_sets.sh
+ARM := aarch64-linux-gnu
+check-arm:
+	@.ci/setup.sh arm
+	+@PKG_CONFIG_LIBDIR=/usr/lib/$(ARM)/pkgconfig $(MAKE) --no-print-directory run-tests \
+		CC=$(ARM)-gcc AR=$(ARM)-ar NM=$(ARM)-nm OBJCOPY=$(ARM)-objcopy EXTRA_CFLAGS=-Werror \
+		CFLAGS=-O2 TESTS='$(ARM_TESTS)' WRAPPER='qemu-aarch64 -cpu $(ARM_CPU)'
+
 # Lines of the library that the tests run; fails below what tests/coverage/report.sh names. Counters
 # are atomic: gcc may count a loop by one that another thread changes.
 coverage:
@@ -282,8 +306,8 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 
 .PHONY: fuzz fuzz-programs
 .PHONY: abi-baseline
-.PHONY: all examples benches help check check-long check-asan check-tsan check-valgrind coverage \
-	run-coverage setup demo install uninstall clean run-tests test-files test-programs
+.PHONY: all examples benches help check check-long check-asan check-tsan check-valgrind check-arm \
+	coverage run-coverage setup demo install uninstall clean run-tests test-files test-programs
 .SECONDARY:
 .DELETE_ON_ERROR:
 

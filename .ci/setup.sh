@@ -5,6 +5,7 @@
 #   .ci/setup.sh check      to build and test
 #   .ci/setup.sh valgrind   the same and valgrind
 #   .ci/setup.sh coverage   the same as check and gcovr
+#   .ci/setup.sh arm        to cross-compile for AArch64 and test in an emulator
 #   .ci/setup.sh ci         all of it, with the second compiler
 #
 # Says in a line each what it installs and why. Where nothing is missing it says nothing and does
@@ -75,18 +76,38 @@ find_valgrind() {
     have valgrind || missing valgrind 'tests for memory errors'
 }
 
+# Headers and libraries of the other architecture lie beside the machine's own, which alone is what
+# pkg-config knows by default.
+have_arm_library() {
+    have pkg-config &&
+        PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig pkg-config --exists "$1"
+}
+
+find_arm() {
+    have aarch64-linux-gnu-gcc || missing gcc-aarch64-linux-gnu 'compiler for AArch64'
+    echo '#include <stdlib.h>' | aarch64-linux-gnu-gcc -E - > /dev/null 2>&1 ||
+        missing libc6-dev-arm64-cross 'headers of the C library for AArch64'
+    have qemu-aarch64 || missing qemu-user 'runs programs for AArch64'
+    have make || missing make 'runs the Makefile'
+    have pkg-config || missing pkg-config 'finds the libraries'
+    have_arm_library jansson || missing libjansson-dev:arm64 'JSON'
+    have_arm_library zlib || missing zlib1g-dev:arm64 'compression and checksums'
+    have_arm_library check || missing check:arm64 'unit tests'
+}
+
 case $purpose in
 build) find_build ;;
 check) find_build && find_check ;;
 valgrind) find_build && find_check && find_valgrind ;;
 coverage) find_build && find_check && find_coverage ;;
+arm) find_arm ;;
 ci)
     find_build && find_check && find_valgrind
     have clang || missing clang 'second compiler'
     have_fuzzer || missing libclang-rt-dev 'fuzz targets'
     ;;
 *)
-    echo "usage: setup.sh build|check|valgrind|coverage|ci" >&2
+    echo "usage: setup.sh build|check|valgrind|coverage|arm|ci" >&2
     exit 2
     ;;
 esac
@@ -116,6 +137,10 @@ apt() {
 install_packages() {
     apt install -y --no-install-recommends $packages
 }
+
+case $packages in
+*:arm64*) $as_root dpkg --add-architecture arm64 ;;
+esac
 
 echo "setup: installing$packages"
 log=$(mktemp) || exit 1

@@ -93,7 +93,7 @@ static void *multiply(void *argument, size_t m)
             .w = job->weights + copy * weights_size, .dtype = HYMBA_DTYPE_BF16, .w_stride = K,
             .y = job->y, .y_stride = N,
         };
-        job->kernels.matmul(&args, begin, end);
+        job->kernels.matmul(&args, begin, end, NULL);
     }
     return NULL;
 }

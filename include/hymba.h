@@ -131,7 +131,8 @@ enum {
     HYMBA_PHASE_LOAD = 1,     /* unit: weight files */
     HYMBA_PHASE_META = 2,     /* unit: meta tokens; the meta tokens' state, once per context */
     HYMBA_PHASE_PREFILL = 3,  /* unit: tokens; calls with more tokens than one step takes */
-    HYMBA_PHASE_WRITE = 4     /* unit: bytes */
+    HYMBA_PHASE_WRITE = 4,    /* unit: bytes */
+    HYMBA_PHASE_QUANTIZE = 5  /* unit: bytes of the weights that are quantised */
 };
 
 /*
@@ -168,16 +169,20 @@ enum {
     HYMBA_DTYPE_DEFAULT = 0,
     HYMBA_DTYPE_F32 = 1,
     HYMBA_DTYPE_F16 = 2,
-    HYMBA_DTYPE_BF16 = 3
+    HYMBA_DTYPE_BF16 = 3,
+    HYMBA_DTYPE_INT8 = 4, /* with scales: one for each group of weights, or for each row of a
+                             head's keys or values */
+    HYMBA_DTYPE_INT4 = 5  /* weights only, with scales */
 };
 
-/* "f32", "f16", "bf16"; NULL for any other number. Static storage. Any thread. */
+/* "f32", "f16", "bf16", "int8", "int4"; NULL for any other number. Static storage. Any thread. */
 HYMBA_API const char *hymba_dtype_name(hymba_dtype dtype);
 
 /* The reverse of hymba_dtype_name; HYMBA_DTYPE_DEFAULT for a name it does not know or NULL. */
 HYMBA_API hymba_dtype hymba_dtype_from_name(const char *name);
 
-/* Bytes of one element; 0 for any other number. Any thread. */
+/* Bytes of one element, scales not counted; 0 for int4, which takes half a byte, and for any other
+ * number. Any thread. */
 HYMBA_API size_t hymba_dtype_size(hymba_dtype dtype);
 
 /* ---------------------------------------------------------------- handles */
@@ -205,6 +210,11 @@ typedef struct hymba_model_params {
     const hymba_host *host;  /* NULL: defaults */
     uint64_t memory_limit;   /* bytes the model may allocate, mapped files and tokenizer not
                                 counted; beyond it HYMBA_ERROR_MEMORY. 0: none */
+    hymba_dtype quantize;    /* INT8, INT4: weights are quantised while they are loaded, as
+                                hymba_quantize does with HYMBA_QUANTIZE_PLAIN and default groups;
+                                this copy is the model's own memory, and the files' pages are let
+                                go. DEFAULT: weights as stored */
+    uint32_t reserved2;      /* 0 */
 } hymba_model_params;
 
 HYMBA_API void hymba_model_params_init(hymba_model_params *params, size_t size);
@@ -266,10 +276,18 @@ typedef struct hymba_model_info {
     int32_t eos_token;          /* -1: none */
     hymba_dtype weight_dtype;   /* of the embedding; DEFAULT if the model has no weights */
     uint64_t n_parameters;
-    uint64_t weight_bytes;      /* of all used tensors as stored; 0 without weights */
+    uint64_t weight_bytes;      /* of all used tensors as stored, or as quantised while loading,
+                                   with their scales; 0 without weights */
     uint64_t max_position;      /* max_position_embeddings; not enforced */
     double rope_base;           /* after NTK scaling; 0: no rotation */
     double rms_norm_epsilon;
+    hymba_dtype projection_dtype; /* of the layers' projections, the narrowest of them; DEFAULT if
+                                     the model has no weights or no layer has any */
+    uint32_t group_size;          /* of these: weights that share a scale; 0: not quantised */
+    uint64_t projection_parameters; /* of the layers' projections, which every token is multiplied
+                                       with; the output head has vocabulary_size * hidden_size */
+    uint64_t pass_bytes;          /* of weight_bytes, what every pass reads: without the meta
+                                     tokens, and without an embedding that is not the head */
 } hymba_model_info;
 
 /* Fills *info up to its struct_size. Errors: ARGUMENT. Threads: any. */
@@ -339,6 +357,46 @@ HYMBA_API void hymba_init_params_init(hymba_init_params *params, size_t size);
 HYMBA_API hymba_status hymba_model_init(const char *directory, const char *config_json,
                                         size_t length, const hymba_init_params *params,
                                         hymba_error *error);
+
+/* How weights are rounded to integers. */
+enum {
+    HYMBA_QUANTIZE_DEFAULT = 0,    /* GPTQ with calibration tokens, otherwise PLAIN */
+    HYMBA_QUANTIZE_PLAIN = 1,      /* least squared error of each group of weights */
+    HYMBA_QUANTIZE_IMPORTANCE = 2, /* errors weighed by how large the weight's inputs are */
+    HYMBA_QUANTIZE_GPTQ = 3        /* each weight's error is made up for by those not rounded yet */
+};
+
+typedef struct hymba_quantize_params {
+    size_t struct_size;
+    hymba_dtype type;        /* of the layers' projections: INT8 or INT4. Embedding and output
+                                matrix become INT8; what is small or sensitive stays as it is.
+                                DEFAULT: INT8 */
+    uint32_t group_size;     /* weights that share a scale: 32, 64 or 128, which must divide every
+                                row. 0: 64 for INT8 and 32 for INT4, and 32 where 64 does not
+                                divide */
+    int32_t method;          /* HYMBA_QUANTIZE_... */
+    uint32_t n_threads;      /* 0: the number of processors this process may use */
+    const int32_t *tokens;   /* calibration: text as the model will meet it; needed by IMPORTANCE
+                                and GPTQ, at least 1024 tokens */
+    uint64_t n_tokens;
+    const hymba_host *host;  /* NULL: defaults; progress phases LOAD, PREFILL (calibration) and
+                                QUANTIZE */
+} hymba_quantize_params;
+
+HYMBA_API void hymba_quantize_params_init(hymba_quantize_params *params, size_t size);
+
+/*
+ * Reads the model directory input and writes the model with quantised weights into the directory
+ * output, which any call that opens models then takes: config.json with quantization_config,
+ * model.safetensors (docs/quantisation.md), and copies of generation_config.json and of the
+ * tokenizer's files. The same input and parameters give the same bytes. output is created if its
+ * parent exists; model files already in it are refused, not overwritten. A failed or cancelled
+ * call leaves none of its files behind. Errors: ARGUMENT (also: a row that no group size divides,
+ * weights that are quantised already, too few tokens), MEMORY, FILE, FORMAT (also: a weight that
+ * is infinite or not a number; it is named), UNSUPPORTED, CANCELLED. Threads: any.
+ */
+HYMBA_API hymba_status hymba_quantize(const char *input, const char *output,
+                                      const hymba_quantize_params *params, hymba_error *error);
 
 /* -------------------------------------------------------------- tokenizer */
 
@@ -446,19 +504,62 @@ HYMBA_API hymba_status hymba_text_stream_finish(hymba_text_stream *stream, const
 
 /* ---------------------------------------------------------------- context */
 
+/*
+ * The arithmetic of matrix products with weights. Sums are f32 in all of them; attention,
+ * convolution, scan and norms are not touched by it.
+ */
 enum {
-    HYMBA_COMPUTE_DEFAULT = 0, /* f32 */
-    HYMBA_COMPUTE_F32 = 1
+    HYMBA_COMPUTE_DEFAULT = 0, /* INT8 if the model has quantised weights, BF16 if it has bf16
+                                  weights and the processor multiplies bf16, otherwise F32;
+                                  hymba_context_get_info tells */
+    HYMBA_COMPUTE_F32 = 1,     /* activations and products in f32 */
+    HYMBA_COMPUTE_BF16 = 2,    /* activations are rounded to bf16 before they are multiplied with
+                                  bf16 weights; other weights as with F32 */
+    HYMBA_COMPUTE_INT8 = 3     /* as BF16; and activations are rounded to int8, with a scale for
+                                  each group, before they are multiplied with int8 or int4
+                                  weights */
 };
+
+/*
+ * Threads of the embedding program's. Copied when a context is created, which then starts none of
+ * its own. Which threads do what, and in which order, changes no bit of a result.
+ */
+typedef struct hymba_executor {
+    size_t struct_size;
+    void *user;         /* first argument of run */
+    uint32_t n_threads; /* most parts of one piece of work, 1 to 1024; each has its own scratch
+                           memory in the context */
+    uint32_t reserved;  /* 0 */
+    /*
+     * Calls part(argument, i) exactly once for each i < n_parts, on any threads, at the same time
+     * or one after another, and returns when all of them have returned. 2 <= n_parts <= n_threads.
+     * Runs on the thread that called the library, some hundred times for each token: what it costs
+     * counts. part does not block, allocate or unwind.
+     */
+    void (*run)(void *user, void (*part)(void *argument, uint32_t index), void *argument,
+                uint32_t n_parts);
+} hymba_executor;
+
+/* Clears *executor and sets its struct_size. NULL is ignored. */
+HYMBA_API void hymba_executor_init(hymba_executor *executor, size_t size);
+
+/* "f32", "bf16", "int8"; NULL for any other number. Static storage. Any thread. */
+HYMBA_API const char *hymba_compute_name(int32_t compute);
+
+/* The reverse; HYMBA_COMPUTE_DEFAULT for a name it does not know or NULL. Any thread. */
+HYMBA_API int32_t hymba_compute_from_name(const char *name);
 
 typedef struct hymba_context_params {
     size_t struct_size;
     const char *device;       /* NULL: "cpu" */
-    const char *cpu;          /* instruction set: NULL or "best", "generic", "avx2", "avx512" */
-    uint32_t n_threads;       /* 0: the number of processors this process may use */
+    const char *cpu;          /* instruction set: "best", "generic", "avx2", "avx512", "neon".
+                                 NULL: what the environment variable HYMBA_CPU names, or "best"
+                                 where it is not set or empty */
+    uint32_t n_threads;       /* 0: the executor's, or the number of processors this process may
+                                 use by affinity and CPU quota */
     uint32_t max_step_tokens; /* tokens per pass over the weights; longer calls take several
                                  passes, with the same result. 0: 128 */
-    hymba_dtype cache_type;   /* of keys and values; default f32 */
+    hymba_dtype cache_type;   /* of keys and values: f32, f16, bf16 or int8; default f32 */
     hymba_dtype state_type;   /* of SSM and convolution state between calls; default f32 */
     int32_t compute;          /* HYMBA_COMPUTE_... */
     uint32_t rewind_tokens;   /* sessions can go back by up to so many tokens at any time; each
@@ -466,14 +567,22 @@ typedef struct hymba_context_params {
     const hymba_host *host;   /* NULL: the model's */
     uint64_t memory_limit;    /* bytes of context and sessions together; an allocation beyond
                                  fails with HYMBA_ERROR_MEMORY. 0: none */
+    const hymba_executor *executor; /* NULL: the library's own threads */
 } hymba_context_params;
 
 HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t size);
 
 /*
- * Allocates the working memory and starts the threads. The meta tokens run when the first session
- * is created. Errors: ARGUMENT, MEMORY, THREAD, MISSING (model without weights), UNSUPPORTED (an
- * instruction set this machine lacks), DEVICE. Threads: any.
+ * Allocates the working memory and starts the threads: n_threads counts the one that calls. They
+ * have its affinity, take none of the program's signals, and sleep within milliseconds after a
+ * call. The meta tokens run when the first session is created.
+ *
+ * After fork() the child has copies of its own of context and sessions and may use and release
+ * them: threads are started anew with its first call. If a call was running on another thread, the
+ * child's copy is BUSY for ever, and can only be released.
+ *
+ * Errors: ARGUMENT, MEMORY, THREAD, MISSING (model without weights), UNSUPPORTED (an instruction
+ * set this machine lacks), DEVICE. Threads: any, as long as none changes the environment.
  */
 HYMBA_API hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *params,
                                             hymba_context **context, hymba_error *error);
@@ -496,6 +605,15 @@ typedef struct hymba_context_info {
 /* Fills *info. Errors: ARGUMENT. Threads: any, also while a call runs. */
 HYMBA_API hymba_status hymba_context_get_info(const hymba_context *context,
                                               hymba_context_info *info, hymba_error *error);
+
+/*
+ * Measures for some tenths of a second how fast the context multiplies when all operands lie in
+ * its processors' caches, in the arithmetic and with the type of weights of the model's
+ * projections: *rate is operations per second, two for each multiply-add. What a prompt's
+ * products can reach at most. Errors: ARGUMENT, MEMORY, BUSY, CANCELLED.
+ */
+HYMBA_API hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
+                                                      hymba_error *error);
 
 /*
  * Makes the call that is running on the context return HYMBA_ERROR_CANCELLED within one layer; no

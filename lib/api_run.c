@@ -1,4 +1,5 @@
 #include "abi.h"
+#include "run/measure.h"
 #include "run/decode.h"
 
 void hymba_context_params_init(hymba_context_params *params, size_t size)
@@ -77,6 +78,21 @@ hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_
         .workspace_bytes = atomic_load(&context->memory.used),
     };
     return hy_write_struct(info, &complete, sizeof complete, "info", error);
+}
+
+hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
+                                            hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status == HYMBA_OK)
+        status = hy_require(rate, "rate", error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_context_measure_products(context, rate, error);
+    hy_context_leave(context);
+    return status;
 }
 
 void hymba_context_cancel(hymba_context *context)

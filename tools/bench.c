@@ -28,6 +28,7 @@ struct row {
     double tok_per_s;
     double steps_per_s; /* passes over the weights */
     double bytes_per_step;
+    double operations_per_s; /* of matrix products, two for each multiply-add */
 };
 
 struct bench {
@@ -45,6 +46,7 @@ struct bench {
     double load_seconds;
     uint64_t peak_bytes;
     double read_bandwidth; /* bytes per second */
+    double matrix_rate;    /* operations per second */
     uint64_t read_buffer;
 };
 
@@ -58,10 +60,11 @@ static void describe(struct option_set *set, struct bench_options *options)
                   "read bandwidth over a buffer of several gigabytes.\n"
                   "The sessions of a batch are forks of one: what full-attention layers keep of\n"
                   "the tokens up to the depth is one copy in memory, unless --separate is given.\n"
-                  "Bytes per step are what a pass must read at least once: the weights as stored\n"
-                  "(of a model whose embedding is not its output head that is a little too much:\n"
-                  "the whole embedding), cached keys and values, and states. A prefill step is\n"
-                  "one pass of as many tokens as the library takes together.");
+                  "Bytes per step are what a pass must read at least once: weights, cached keys\n"
+                  "and values, and states. A prefill step is one pass of as many tokens as the\n"
+                  "library takes together. Products are the operations of all matrix products,\n"
+                  "attention's included as far as its mask lets through, as a share of what the\n"
+                  "same kernel does with operands in the caches.");
     option_text(set, 'm', "model", "DIR", &options->model, "model directory (default: demo model)");
     option_list(set, 'p', "prefill", &options->prefill, 1, 1u << 24,
                 "lengths of prompts (default: 512,2048)");
@@ -77,7 +80,7 @@ static void describe(struct option_set *set, struct bench_options *options)
                    "megabytes read to measure the bandwidth, but at most a third\n"
                    "of the free memory (default: 4096)");
     option_flag(set, 0, "json", &options->json,
-                "print a JSON object: read_gb_s, load_s, peak_rss_bytes, rows...");
+                "print a JSON object: read_gb_s, matrix_gflop_s, rows...");
     add_compute_options(set, &options->compute);
 }
 
@@ -215,14 +218,59 @@ static int step_bytes(const struct bench *bench, uint64_t tokens, uint64_t batch
     int status = get_memory_info(bench->model, &bench->options->compute, tokens, &memory);
     if (status == STATUS_OK)
         status = count_cache_entries(bench, tokens, &entries);
+    hymba_dtype cache_type = bench->context_info.cache_type;
+    size_t scale_bytes = cache_type == HYMBA_DTYPE_INT8 ? sizeof(float) : 0; /* of each vector */
     double entry_bytes = (double)bench->info.n_kv_heads *
-                         (bench->info.qk_head_size + bench->info.v_head_size) *
-                         (double)hymba_dtype_size(bench->context_info.cache_type);
+                         ((double)(bench->info.qk_head_size + bench->info.v_head_size) *
+                              (double)hymba_dtype_size(cache_type) +
+                          2 * (double)scale_bytes);
     uint64_t copies = bench->options->separate ? batch : 1;
-    *bytes = (double)bench->info.weight_bytes +
+    *bytes = (double)bench->info.pass_bytes +
              entry_bytes *
                  (double)(entries.meta + copies * entries.full + batch * entries.window) +
              (double)(batch * (memory.conv_bytes + memory.ssm_bytes));
+    return status;
+}
+
+/* Sum over the first n positions of the keys each one sees, at most most. */
+static double sum_of_keys(double n, double most)
+{
+    return n <= most ? n * (n + 1) / 2 : most * (most + 1) / 2 + (n - most) * most;
+}
+
+/* Operations of attention's products for the tokens from begin to end of a session: what the mask
+ * lets through, meta tokens included. */
+static int attention_operations(const struct bench *bench, uint64_t begin, uint64_t end,
+                                double *operations)
+{
+    hymba_error error;
+    const hymba_model_info *info = &bench->info;
+    double keys = 0, meta = (double)(end - begin) * info->n_meta_tokens;
+    hymba_error_init(&error, sizeof error);
+    for (uint32_t i = 0; i < info->n_layers; i++) {
+        hymba_layer_info layer = {.struct_size = sizeof layer};
+        hymba_status status = hymba_model_get_layer_info(bench->model, i, &layer, &error);
+        if (status != HYMBA_OK)
+            return fail_library(NULL, status, &error);
+        if (layer.attention == HYMBA_ATTENTION_NONE)
+            continue;
+        double most = layer.attention == HYMBA_ATTENTION_WINDOW ? layer.window + 1.0 : 1e18;
+        keys += meta + sum_of_keys((double)end, most) - sum_of_keys((double)begin, most);
+    }
+    *operations = 2.0 * keys * info->n_heads * (info->qk_head_size + info->v_head_size);
+    return STATUS_OK;
+}
+
+/* Operations of products that a second of the row held: positions begin .. end of each session. */
+static int count_operations(const struct bench *bench, uint64_t begin, uint64_t end,
+                            double logits_share, struct row *row)
+{
+    double attention = 0;
+    int status = attention_operations(bench, begin, end, &attention);
+    double weights = (double)bench->info.projection_parameters +
+                     logits_share * bench->info.vocabulary_size * bench->info.hidden_size;
+    row->operations_per_s =
+        row->tok_per_s * (2.0 * weights + attention / (double)(end - begin));
     return status;
 }
 
@@ -258,10 +306,11 @@ static int bench_prefill(struct bench *bench, uint64_t tokens)
         passes += (piece + step - 1) / step;
         left -= piece;
     }
-    const struct row row = {.is_prefill = true, .tokens = tokens, .batch = 1,
+    struct row row = {.is_prefill = true, .tokens = tokens, .batch = 1,
                             .tok_per_s = (double)tokens * runs / total,
                             .steps_per_s = (double)passes * runs / total};
-    return add_row(bench, &row, tokens / 2);
+    int status_of_count = count_operations(bench, 0, tokens, 1.0 / (double)tokens, &row);
+    return status_of_count == STATUS_OK ? add_row(bench, &row, tokens / 2) : status_of_count;
 }
 
 static hymba_status decode_step(struct bench *bench, hymba_batch_item *items, size_t batch,
@@ -307,10 +356,11 @@ static int bench_decode(struct bench *bench, uint64_t depth, uint64_t batch)
     free_batch(bench);
     if (status != HYMBA_OK)
         return fail_library(NULL, status, &error);
-    const struct row row = {.tokens = steps, .depth = depth, .batch = batch,
+    struct row row = {.tokens = steps, .depth = depth, .batch = batch,
                             .tok_per_s = (double)(steps * batch) / seconds,
                             .steps_per_s = (double)steps / seconds};
-    return add_row(bench, &row, depth + steps / 2);
+    int status_of_count = count_operations(bench, depth, depth + steps, 1.0, &row);
+    return status_of_count == STATUS_OK ? add_row(bench, &row, depth + steps / 2) : status_of_count;
 }
 
 static int reset_session(struct bench *bench)
@@ -348,7 +398,8 @@ static int measure_rows(struct bench *bench)
 static int load(struct bench *bench)
 {
     double begun = seconds_now();
-    int status = open_model(bench->options->model, HYMBA_MODEL_NO_TOKENIZER, &bench->model);
+    int status = open_model(bench->options->model, HYMBA_MODEL_NO_TOKENIZER,
+                            bench->options->compute.quantize, &bench->model);
     if (status == STATUS_OK)
         status = create_context(bench->model, &bench->options->compute, &bench->context);
     bench->load_seconds = seconds_now() - begun;
@@ -392,6 +443,18 @@ static uint64_t peak_resident_bytes(void)
     return (uint64_t)kilobytes * 1024;
 }
 
+/* Called before and after the rows: the machine's speed may change, the higher rate counts. */
+static int measure_matrix_rate(struct bench *bench)
+{
+    hymba_error error;
+    double rate = 0;
+    hymba_error_init(&error, sizeof error);
+    hymba_status status = hymba_context_measure_products(bench->context, &rate, &error);
+    if (rate > bench->matrix_rate)
+        bench->matrix_rate = rate;
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
 static int measure(struct bench *bench)
 {
     int status = load(bench);
@@ -400,7 +463,11 @@ static int measure(struct bench *bench)
         status = prepare(bench);
     progress_begin("bench", "rows");
     if (status == STATUS_OK)
+        status = measure_matrix_rate(bench);
+    if (status == STATUS_OK)
         status = measure_rows(bench);
+    if (status == STATUS_OK)
+        status = measure_matrix_rate(bench);
     progress_end();
     interrupt_cancels_context(NULL);
     bench->peak_bytes = peak_resident_bytes();
@@ -425,10 +492,12 @@ static json_t *rows_to_json(const struct bench *bench)
     for (size_t i = 0; i < bench->n_rows; i++) {
         const struct row *row = &bench->rows[i];
         json_t *object = json_pack(
-            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f}", "kind", row->is_prefill ? "prefill" : "decode",
+            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:f}", "kind",
+            row->is_prefill ? "prefill" : "decode",
             "tokens", (json_int_t)row->tokens, "depth", (json_int_t)row->depth, "batch",
             (json_int_t)row->batch, "tok_per_s", row->tok_per_s, "bytes_per_step",
-            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(bench, row));
+            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(bench, row),
+            "matrix_share", row->operations_per_s / bench->matrix_rate);
         if (json_array_append_new(array, object) != 0) {
             json_decref(array);
             return NULL;
@@ -440,11 +509,14 @@ static json_t *rows_to_json(const struct bench *bench)
 static int print_as_json(const struct bench *bench)
 {
     return print_json(json_pack(
-        "{s:s, s:I, s:I, s:s, s:I, s:f, s:I, s:f, s:I, s:o}", "model",
+        "{s:s, s:I, s:I, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:I, s:o}", "model",
         bench->options->model ? bench->options->model : "demo", "parameters",
         (json_int_t)bench->info.n_parameters, "weight_bytes", (json_int_t)bench->info.weight_bytes,
-        "cpu", bench->context_info.cpu, "threads", (json_int_t)bench->context_info.n_threads,
-        "read_gb_s", bench->read_bandwidth / 1e9, "read_buffer_bytes",
+        "cpu", bench->context_info.cpu, "compute",
+        hymba_compute_name(bench->context_info.compute), "threads",
+        (json_int_t)bench->context_info.n_threads,
+        "read_gb_s", bench->read_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
+        "read_buffer_bytes",
         (json_int_t)bench->read_buffer, "load_s", bench->load_seconds, "peak_rss_bytes",
         (json_int_t)bench->peak_bytes, "rows", rows_to_json(bench)));
 }
@@ -455,16 +527,19 @@ static int print_as_text(const struct bench *bench)
            bench->options->model ? bench->options->model : "demo", bench->info.n_parameters,
            (double)bench->info.weight_bytes / 1e6, bench->context_info.cpu,
            bench->context_info.n_threads);
-    printf("load %.3f s, peak memory %.1f MB, read bandwidth %.2f GB/s (%.1f GB buffer)\n\n",
+    printf("load %.3f s, peak memory %.1f MB, read bandwidth %.2f GB/s (%.1f GB buffer),\n"
+           "products %.1f Gop/s in %s arithmetic\n\n",
            bench->load_seconds, (double)bench->peak_bytes / 1e6, bench->read_bandwidth / 1e9,
-           (double)bench->read_buffer / 1e9);
-    printf("%-8s %8s %8s %6s %12s %12s %10s\n", "kind", "tokens", "depth", "batch", "tokens/s",
-           "MB/step", "bandwidth");
+           (double)bench->read_buffer / 1e9, bench->matrix_rate / 1e9,
+           hymba_compute_name(bench->context_info.compute));
+    printf("%-8s %8s %8s %6s %12s %12s %10s %10s\n", "kind", "tokens", "depth", "batch",
+           "tokens/s", "MB/step", "bandwidth", "products");
     for (size_t i = 0; i < bench->n_rows; i++) {
         const struct row *row = &bench->rows[i];
-        printf("%-8s %8" PRIu64 " %8" PRIu64 " %6" PRIu64 " %12.1f %12.2f %9.1f%%\n",
+        printf("%-8s %8" PRIu64 " %8" PRIu64 " %6" PRIu64 " %12.1f %12.2f %9.1f%% %9.1f%%\n",
                row->is_prefill ? "prefill" : "decode", row->tokens, row->depth, row->batch,
-               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(bench, row));
+               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(bench, row),
+               100 * row->operations_per_s / bench->matrix_rate);
     }
     return STATUS_OK;
 }

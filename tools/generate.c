@@ -172,7 +172,7 @@ static int prepare(struct run *run)
     const struct generate_options *options = run->options;
     int status = read_prompt(run);
     if (status == STATUS_OK)
-        status = open_model(options->model, 0, &run->model);
+        status = open_model(options->model, 0, options->compute.quantize, &run->model);
     if (status == STATUS_OK)
         status = require_tokenizer(run->model, options->model, &run->tokenizer);
     if (status == STATUS_OK)

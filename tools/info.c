@@ -27,7 +27,8 @@ struct facts {
     hymba_context_info machine;
     hymba_layer_info *layers;
     uint64_t weight_bytes;
-    const char *weight_type;
+    const char *weight_type;     /* of the embedding */
+    const char *projection_type; /* of the layers */
 };
 
 static void describe(struct option_set *set, struct info_options *options)
@@ -57,7 +58,8 @@ static int open_source(const struct info_options *options, struct facts *facts)
     int status = STATUS_OK;
     if (options->model) {
         facts->source = options->model;
-        return open_model(options->model, HYMBA_MODEL_NO_TOKENIZER, &facts->model);
+        return open_model(options->model, HYMBA_MODEL_NO_TOKENIZER, options->compute.quantize,
+                          &facts->model);
     }
     if (options->preset) {
         facts->source = options->preset;
@@ -78,7 +80,7 @@ static int ask_machine(const struct compute_options *compute, hymba_context_info
 {
     hymba_model *demo = NULL;
     hymba_context *context = NULL;
-    int status = open_model(NULL, HYMBA_MODEL_NO_TOKENIZER, &demo);
+    int status = open_model(NULL, HYMBA_MODEL_NO_TOKENIZER, compute->quantize, &demo);
     if (status == STATUS_OK)
         status = create_context(demo, compute, &context);
     if (status == STATUS_OK)
@@ -128,6 +130,9 @@ static int gather(const struct info_options *options, struct facts *facts)
     if (options->model)
         dtype = info->weight_dtype;
     facts->weight_type = hymba_dtype_name(dtype);
+    facts->projection_type = facts->weight_type;
+    if (options->model && info->projection_dtype != HYMBA_DTYPE_DEFAULT)
+        facts->projection_type = hymba_dtype_name(info->projection_dtype);
     facts->weight_bytes = options->model ? info->weight_bytes
                                          : info->n_parameters * hymba_dtype_size(dtype);
     return status;
@@ -230,9 +235,12 @@ static json_t *configuration_to_json(const hymba_model_info *info)
 static int print_as_json(const struct facts *facts)
 {
     return print_json(json_pack(
-        "{s:s, s:I, s:I, s:s, s:o, s:o, s:o, s:I, s:s, s:s, s:I}", "model", facts->source,
+        "{s:s, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:s, s:s, s:I}", "model",
+        facts->source,
         "parameters", (json_int_t)facts->model_info.n_parameters, "weight_bytes",
-        (json_int_t)facts->weight_bytes, "weight_type", facts->weight_type, "configuration",
+        (json_int_t)facts->weight_bytes, "weight_type", facts->weight_type, "projection_type",
+        facts->projection_type, "group_size", (json_int_t)facts->model_info.group_size,
+        "configuration",
         configuration_to_json(&facts->model_info), "layers", layers_to_json(facts), "session",
         session_to_json(facts), "workspace_bytes", (json_int_t)facts->memory.workspace_bytes,
         "device", facts->machine.device, "cpu", facts->machine.cpu, "threads",
@@ -272,7 +280,12 @@ static int print_as_text(const struct facts *facts)
     printf("layers\n");
     for (uint32_t i = 0; i < facts->model_info.n_layers; i++)
         print_layer(&facts->layers[i], i);
-    printf("weights in %s\n", facts->weight_type);
+    printf("weights in %s", facts->weight_type);
+    if (strcmp(facts->projection_type, facts->weight_type) != 0)
+        printf(", projections in %s", facts->projection_type);
+    if (facts->model_info.group_size > 0)
+        printf(", groups of %" PRIu32, facts->model_info.group_size);
+    printf("\n");
     print_bytes("weight_bytes", facts->weight_bytes);
     printf("session of %" PRIu64 " tokens, cache %s, state %s\n", memory->n_tokens,
            hymba_dtype_name(facts->machine.cache_type),

@@ -16,11 +16,17 @@ void add_threads_option(struct option_set *set, struct compute_options *compute)
 
 void add_compute_options(struct option_set *set, struct compute_options *compute)
 {
+    option_choice(set, 0, "quantize", "q8|q4|int8|int4", &compute->quantize,
+                  "quantise the weights while loading (default: as stored)");
     add_threads_option(set, compute);
     option_choice(set, 0, "device", "cpu", &compute->device, "where to compute (default: cpu)");
-    option_choice(set, 0, "cpu", "best|generic|avx2|avx512", &compute->cpu,
-                  "instruction set (default: best)");
-    option_choice(set, 0, "cache-type", "f32|f16|bf16", &compute->cache_type,
+    option_choice(set, 0, "cpu", "best|generic|avx2|avx512|neon", &compute->cpu,
+                  "instruction set (default: $HYMBA_CPU, or best)");
+    option_choice(set, 0, "compute", "f32|bf16|int8", &compute->compute,
+                  "arithmetic of products with weights (default:\n"
+                  "int8 if they are quantised, bf16 if they are and the\n"
+                  "processor has instructions for it, else f32)");
+    option_choice(set, 0, "cache-type", "f32|f16|bf16|int8", &compute->cache_type,
                   "type of cached keys and values (default: f32)");
     option_choice(set, 0, "state-type", "f32|f16|bf16", &compute->state_type,
                   "type of SSM and convolution state (default: f32)");
@@ -32,6 +38,7 @@ void fill_context_params(const struct compute_options *compute, hymba_context_pa
     params->device = compute->device;
     params->cpu = compute->cpu;
     params->n_threads = (uint32_t)compute->threads;
+    params->compute = hymba_compute_from_name(compute->compute);
     params->cache_type = hymba_dtype_from_name(compute->cache_type);
     params->state_type = hymba_dtype_from_name(compute->state_type);
 }
@@ -41,7 +48,15 @@ static void start_error(hymba_error *error)
     hymba_error_init(error, sizeof *error);
 }
 
-int open_model(const char *directory, uint32_t flags, hymba_model **model)
+hymba_dtype quantized_type(const char *name)
+{
+    if (!name)
+        return HYMBA_DTYPE_DEFAULT;
+    return strcmp(name, "q4") == 0 || strcmp(name, "int4") == 0 ? HYMBA_DTYPE_INT4
+                                                                : HYMBA_DTYPE_INT8;
+}
+
+int open_model(const char *directory, uint32_t flags, const char *quantize, hymba_model **model)
 {
     hymba_error error;
     hymba_host host;
@@ -51,6 +66,7 @@ int open_model(const char *directory, uint32_t flags, hymba_model **model)
     hymba_model_params_init(&params, sizeof params);
     params.flags = flags;
     params.host = &host;
+    params.quantize = quantized_type(quantize);
     hymba_status status = directory ? hymba_model_open(directory, &params, model, &error)
                                     : demo_model_open(&params, model, &error);
     progress_end();

@@ -16,24 +16,30 @@ struct compute_options {
     uint64_t threads; /* 0: the library's choice */
     const char *device;
     const char *cpu;
+    const char *compute;
     const char *cache_type;
     const char *state_type;
+    const char *quantize;
 };
 
 /* Adds --threads alone, for verbs that make no context. */
 void add_threads_option(struct option_set *set, struct compute_options *compute);
 
-/* Adds --threads, --device, --cpu, --cache-type and --state-type. */
+/* Adds --quantize, --threads, --device, --cpu, --cache-type and --state-type. */
 void add_compute_options(struct option_set *set, struct compute_options *compute);
 
 /* The options as the library's parameters. */
 void fill_context_params(const struct compute_options *compute, hymba_context_params *params);
 
-/* Opens a model directory, or the demo model for NULL; flags are HYMBA_MODEL_... */
-int open_model(const char *directory, uint32_t flags, hymba_model **model);
+/* Opens a model directory, or the demo model for NULL; flags are HYMBA_MODEL_... quantize is the
+ * name of a type, or NULL. */
+int open_model(const char *directory, uint32_t flags, const char *quantize, hymba_model **model);
 
 /* Opens a configuration without weights; about names it in messages. */
 int open_configuration(const char *text, size_t length, const char *about, hymba_model **model);
+
+/* "q8" and "int8", "q4" and "int4" as an element type; DEFAULT for NULL. */
+hymba_dtype quantized_type(const char *name);
 
 /* The text of a preset's config.json, from malloc. */
 int read_preset(const char *name, char **text, size_t *length);

@@ -11,7 +11,6 @@ struct logits_options {
     const char *model;
     const char *tokens;
     const char *out;
-    const char *arithmetic;
     uint64_t chunk;
     struct compute_options compute;
 };
@@ -32,8 +31,6 @@ static void describe(struct option_set *set, struct logits_options *options)
     option_is_required(set);
     option_integer(set, 0, "chunk", &options->chunk, 1, 1u << 30,
                    "tokens fed in one call (default: all)");
-    option_choice(set, 0, "compute", "f32", &options->arithmetic,
-                  "arithmetic, on the weights as stored (default: f32)");
     add_compute_options(set, &options->compute);
 }
 
@@ -103,7 +100,8 @@ int verb_logits(int argc, char **argv)
         return status;
     status = ids_read(options.tokens, &ids);
     if (status == STATUS_OK)
-        status = open_model(options.model, HYMBA_MODEL_NO_TOKENIZER, &model);
+        status = open_model(options.model, HYMBA_MODEL_NO_TOKENIZER, options.compute.quantize,
+                            &model);
     if (status == STATUS_OK)
         status = get_model_info(model, &info);
     if (status == STATUS_OK)

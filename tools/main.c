@@ -28,6 +28,7 @@ static const struct verb {
     {"render", "render a chat with the model's template", verb_render},
     {"info", "tell a model's configuration and memory needs", verb_info},
     {"init", "write a randomly initialised model", verb_init},
+    {"quantize", "write a model with weights of 8 or 4 bits", verb_quantize},
     {"bench", "measure speed", verb_bench},
 };
 

@@ -187,11 +187,12 @@ static int32_t show_phase(void *user, int32_t phase, uint64_t done, uint64_t tot
         [HYMBA_PHASE_META] = {"meta tokens", "tokens"},
         [HYMBA_PHASE_PREFILL] = {"prompt", "tokens"},
         [HYMBA_PHASE_WRITE] = {"writing", "bytes"},
+        [HYMBA_PHASE_QUANTIZE] = {"quantising", "bytes"},
     };
     (void)user;
     if (interrupted())
         return 1;
-    if (line.own || phase < HYMBA_PHASE_LOAD || phase > HYMBA_PHASE_WRITE)
+    if (line.own || phase < HYMBA_PHASE_LOAD || phase > HYMBA_PHASE_QUANTIZE)
         return 0;
     if (line.what != phases[phase].what)
         start_line(phases[phase].what, phases[phase].unit, false);

@@ -275,7 +275,8 @@ int verb_perplexity(int argc, char **argv)
         return status;
     if (!options.file == !options.tokens)
         return wrong_usage("perplexity", "give one of -f TEXT and --tokens FILE");
-    status = open_model(options.model, options.tokens ? HYMBA_MODEL_NO_TOKENIZER : 0, &model);
+    status = open_model(options.model, options.tokens ? HYMBA_MODEL_NO_TOKENIZER : 0,
+                        options.compute.quantize, &model);
     if (status == STATUS_OK)
         status = read_ids(&options, model, &ids);
     if (status == STATUS_OK)

@@ -13,6 +13,7 @@ int verb_detokenize(int argc, char **argv);
 int verb_render(int argc, char **argv);
 int verb_info(int argc, char **argv);
 int verb_init(int argc, char **argv);
+int verb_quantize(int argc, char **argv);
 int verb_bench(int argc, char **argv);
 
 #endif

@@ -16,21 +16,29 @@ struct hy_backend {
     struct hy_memory *memory;
     float *scratch;           /* attention scratch of all threads, scratch_floats each */
     size_t scratch_floats;
+    unsigned char *matmul_scratch; /* of all threads, matmul_scratch_bytes each */
+    size_t matmul_scratch_bytes;
 };
 
-/* device is NULL or "cpu"; n_threads 0 means hy_processor_count. */
+/* device is NULL or "cpu"; n_threads 0 means hy_processor_count. With an executor, which is valid,
+ * its threads compute, and n_threads does not count. */
 hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memory,
                              const char *device, const char *cpu, unsigned n_threads,
-                             hymba_error *error);
+                             const hymba_executor *executor, hymba_error *error);
 void hy_backend_free(struct hy_backend *backend);
 
 /* Makes room for attention over max_keys keys by groups of heads_per_kv query heads. */
 hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t heads_per_kv,
                                           size_t max_keys, hymba_error *error);
 
+/* Makes room for products with quantised weights of up to so many columns. */
+hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t columns,
+                                       hymba_error *error);
+
 void hy_backend_embed(struct hy_backend *, const struct hy_embed_args *, size_t rows);
 void hy_backend_rms_norm(struct hy_backend *, const struct hy_rms_norm_args *, size_t rows);
 void hy_backend_matmul(struct hy_backend *, const struct hy_matmul_args *);
+void hy_backend_round(struct hy_backend *, const struct hy_round_args *, size_t rows);
 void hy_backend_rope(struct hy_backend *, const struct hy_rope_args *, size_t rows);
 void hy_backend_cache_rows(struct hy_backend *, const struct hy_cache_rows_args *, size_t rows);
 void hy_backend_attention(struct hy_backend *, const struct hy_attention_args *, size_t rows);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/processor.h"
 
 /* Smallest piece of work worth waking a thread for, in multiply-adds. */
 enum { GRAIN_OPERATIONS = 1 << 15 };
@@ -12,7 +13,7 @@ enum { LANE_ALIGN = 16 };
 
 hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memory,
                              const char *device, const char *cpu, unsigned n_threads,
-                             hymba_error *error)
+                             const hymba_executor *executor, hymba_error *error)
 {
     memset(backend, 0, sizeof *backend);
     backend->memory = memory;
@@ -23,6 +24,8 @@ hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memor
     hymba_status status = hy_kernels_init(&backend->kernels, cpu, error);
     if (status != HYMBA_OK)
         return status;
+    if (executor)
+        return hy_pool_create_on(memory, executor, &backend->pool, error);
     return hy_pool_create(memory, n_threads ? n_threads : hy_processor_count(), &backend->pool,
                           error);
 }
@@ -32,6 +35,8 @@ void hy_backend_free(struct hy_backend *backend)
     hy_pool_destroy(backend->pool);
     if (backend->memory)
         hy_free(backend->memory, backend->scratch);
+    if (backend->memory)
+        hy_free(backend->memory, backend->matmul_scratch);
     memset(backend, 0, sizeof *backend);
 }
 
@@ -69,6 +74,22 @@ static size_t grain_for(size_t operations_per_unit)
     return GRAIN_OPERATIONS / (operations_per_unit + 1) + 1;
 }
 
+hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t columns,
+                                       hymba_error *error)
+{
+    size_t bytes, per_thread;
+    if (columns > SIZE_MAX / 1024)
+        return hy_no_memory(error, SIZE_MAX, "the scratch memory of matrix products");
+    per_thread = (hy_matmul_scratch(columns) + HY_ALIGNMENT - 1) / HY_ALIGNMENT * HY_ALIGNMENT;
+    if (!hy_mul_size(per_thread, hy_pool_threads(backend->pool), &bytes))
+        return hy_no_memory(error, SIZE_MAX, "the scratch memory of matrix products");
+    backend->matmul_scratch = hy_alloc(backend->memory, bytes);
+    if (!backend->matmul_scratch)
+        return hy_no_memory(error, bytes, "the scratch memory of matrix products");
+    backend->matmul_scratch_bytes = per_thread;
+    return HYMBA_OK;
+}
+
 static void embed_work(void *argument, size_t begin, size_t end, unsigned thread)
 {
     const struct call *call = argument;
@@ -79,7 +100,7 @@ static void embed_work(void *argument, size_t begin, size_t end, unsigned thread
 void hy_backend_embed(struct hy_backend *backend, const struct hy_embed_args *args, size_t rows)
 {
     struct call call = {backend, args};
-    hy_pool_run(backend->pool, embed_work, &call, rows, grain_for(args->n), 1);
+    hy_pool_run(backend->pool, embed_work, &call, rows, grain_for(args->table.columns), 1);
 }
 
 static void rms_norm_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -99,8 +120,10 @@ void hy_backend_rms_norm(struct hy_backend *backend, const struct hy_rms_norm_ar
 static void matmul_work(void *argument, size_t begin, size_t end, unsigned thread)
 {
     const struct call *call = argument;
-    (void)thread;
-    call->backend->kernels.matmul(call->args, begin, end);
+    unsigned char *scratch = call->backend->matmul_scratch;
+    if (scratch)
+        scratch += thread * call->backend->matmul_scratch_bytes;
+    call->backend->kernels.matmul(call->args, begin, end, scratch);
 }
 
 void hy_backend_matmul(struct hy_backend *backend, const struct hy_matmul_args *args)
@@ -108,6 +131,19 @@ void hy_backend_matmul(struct hy_backend *backend, const struct hy_matmul_args *
     struct call call = {backend, args};
     hy_pool_run(backend->pool, matmul_work, &call, args->n, grain_for(args->m * args->k),
                 LANE_ALIGN);
+}
+
+static void round_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    call->backend->kernels.round(call->args, begin, end);
+}
+
+void hy_backend_round(struct hy_backend *backend, const struct hy_round_args *args, size_t rows)
+{
+    struct call call = {backend, args};
+    hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4), 1);
 }
 
 static void rope_work(void *argument, size_t begin, size_t end, unsigned thread)

@@ -1,3 +1,6 @@
+/* For madvise: what POSIX has in its stead, glibc ignores. */
+#define _DEFAULT_SOURCE
+
 #include "base/file.h"
 
 #include <errno.h>
@@ -168,6 +171,18 @@ void hy_file_borrow(const void *data, size_t size, struct hy_file *file)
     file->data = data;
     file->size = size;
     file->kind = HY_FILE_BORROWED;
+}
+
+void hy_file_forget(const struct hy_file *file, const void *data, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data;
+    uintptr_t file_begin = (uintptr_t)file->data, end = begin + size;
+    if (file->kind != HY_FILE_MAPPED || begin < file_begin || end > file_begin + file->size)
+        return;
+    begin = (begin + page - 1) / page * page; /* only pages that hold nothing else */
+    end = end / page * page;
+    if (begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED); /* advice: failure costs nothing */
 }
 
 void hy_file_close(struct hy_file *file)

@@ -32,6 +32,10 @@ hymba_status hy_file_map(const char *path, struct hy_file *file, hymba_error *er
 /* A view of memory that the caller keeps. */
 void hy_file_borrow(const void *data, size_t size, struct hy_file *file);
 
+/* A part of a mapped file will not be read again soon: its memory may go. Nothing to other files,
+ * and to what does not lie in this one. */
+void hy_file_forget(const struct hy_file *file, const void *data, size_t size);
+
 /* Unmaps or frees; *file is empty afterwards. */
 void hy_file_close(struct hy_file *file);
 

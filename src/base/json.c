@@ -243,21 +243,40 @@ static hymba_status dump(struct hy_memory *memory, const json_t *object, char **
     return HYMBA_OK;
 }
 
+/* Takes the reference to value; NULL: there was no memory for it. */
+static hymba_status with_member(struct hy_memory *memory, const char *text, size_t length,
+                                const char *name, const char *key, json_t *value, char **result,
+                                size_t *size, hymba_error *error)
+{
+    hy_json *document = NULL;
+    hymba_status status = hy_json_parse(text, length, name, &document, error);
+    if (status == HYMBA_OK && !json_is_object(document))
+        status = hy_fail(error, HYMBA_ERROR_FORMAT, "%s: found %s, expected an object", name,
+                         hy_json_kind_name(hy_json_kind(document)));
+    if (status == HYMBA_OK && json_object_set(document, key, value) != 0)
+        status = hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the text of %s", name);
+    if (status == HYMBA_OK)
+        status = dump(memory, document, result, size, error);
+    json_decref(value);
+    hy_json_free(document);
+    return status;
+}
+
 hymba_status hy_json_with_string(struct hy_memory *memory, const char *text, size_t length,
                                  const char *name, const char *key, const char *value,
                                  char **result, size_t *size, hymba_error *error)
 {
-    hy_json *document;
-    hymba_status status = hy_json_parse(text, length, name, &document, error);
-    if (status != HYMBA_OK)
-        return status;
-    if (!json_is_object(document))
-        status = hy_fail(error, HYMBA_ERROR_FORMAT, "%s: found %s, expected an object", name,
-                         hy_json_kind_name(hy_json_kind(document)));
-    else if (json_object_set_new(document, key, json_string(value)) != 0)
-        status = hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for the text of %s", name);
-    else
-        status = dump(memory, document, result, size, error);
-    hy_json_free(document);
-    return status;
+    return with_member(memory, text, length, name, key, json_string(value), result, size, error);
+}
+
+hymba_status hy_json_with_value(struct hy_memory *memory, const char *text, size_t length,
+                                const char *name, const char *key, const char *value,
+                                size_t value_length, char **result, size_t *size,
+                                hymba_error *error)
+{
+    hy_json *parsed = NULL;
+    hymba_status status = hy_json_parse(value, value_length, key, &parsed, error);
+    return status == HYMBA_OK ? with_member(memory, text, length, name, key, parsed, result, size,
+                                            error)
+                              : status;
 }

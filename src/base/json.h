@@ -64,4 +64,10 @@ hymba_status hy_json_with_string(struct hy_memory *memory, const char *text, siz
                                  const char *name, const char *key, const char *value,
                                  char **result, size_t *size, hymba_error *error);
 
+/* The same with a member set to the value whose JSON text value is, value_length bytes. */
+hymba_status hy_json_with_value(struct hy_memory *memory, const char *text, size_t length,
+                                const char *name, const char *key, const char *value,
+                                size_t value_length, char **result, size_t *size,
+                                hymba_error *error);
+
 #endif

@@ -1,23 +1,23 @@
-/* For sched_getaffinity, which POSIX does not have. */
-#define _GNU_SOURCE
-
 #include "base/thread.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/processor.h"
 
 /*
- * How long a thread watches for the next piece of work before it sleeps. In a decode step pieces
- * follow one another within microseconds, and sleeping would cost more than the work.
+ * How long a thread watches for a change before it sleeps, in nanoseconds. In a decode step pieces
+ * of work follow one another within microseconds, and sleeping would cost more than the work. But
+ * where others want the processors, what is watched for may be waiting for this very processor: the
+ * time is halved when watching was in vain, and grows again while it is not. Looking at the clock
+ * costs something, too (in some virtual machines a system call), so that some turns come first.
  */
-enum { SPIN_TURNS = 20000 };
+enum { LONGEST_WATCH = 1000000, SHORTEST_WATCH = 10000, TURNS_PER_LOOK = 128 };
 
 /* Every processor sees the other's counters on cache lines of their own. */
 struct worker {
@@ -29,9 +29,13 @@ struct worker {
 
 struct hy_pool {
     struct hy_memory *memory;
-    struct worker *workers; /* [n_threads - 1] */
+    hymba_executor executor; /* run is NULL: the pool has threads of its own */
+    struct worker *workers;  /* [n_threads - 1] */
     unsigned n_threads;
     unsigned n_started;
+    int longest_watch; /* 0: there are not processors for all threads, and none is kept busy */
+    _Atomic int watch; /* changed by the caller */
+    pid_t process; /* whose threads and locks they are; 0: there are none */
 
     /* The current piece of work; written by the caller before `piece` is advanced. */
     hy_work work;
@@ -40,12 +44,16 @@ struct hy_pool {
     unsigned n_parts;
     _Alignas(HY_ALIGNMENT) _Atomic unsigned piece; /* its number */
 
-    /* Workers that found nothing for a while sleep here. */
+    /* Who found nothing for a while sleeps here: workers until `piece` changes, the caller until a
+     * worker's `finished` does. */
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    pthread_cond_t wake, done;
     _Atomic unsigned n_sleeping;
+    _Atomic bool caller_sleeps;
     _Atomic bool stop;
 };
+
+/* ---------------------------------------------------------------- watching */
 
 static inline void spin_pause(void)
 {
@@ -56,32 +64,43 @@ static inline void spin_pause(void)
 #endif
 }
 
-/* "max 100000" or "200000 100000": quota and period in microseconds; 0 without a quota. */
-static unsigned quota_processors(void)
+static int64_t nanoseconds(void)
 {
-    long quota, period;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (!file)
-        return 0;
-    int fields = fscanf(file, "%ld %ld", &quota, &period);
-    fclose(file);
-    if (fields != 2 || quota <= 0 || period <= 0)
-        return 0;
-    return (unsigned)((quota + period - 1) / period);
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-unsigned hy_processor_count(void)
+/* Watches a counter for a while; whether it is no longer the old one. */
+static bool changes_soon(const struct hy_pool *pool, const _Atomic unsigned *counter, unsigned old)
 {
-    cpu_set_t set;
-    unsigned count = 0, quota = quota_processors();
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        count = (unsigned)CPU_COUNT(&set);
-    if (count == 0) {
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-        count = online > 0 ? (unsigned)online : 1;
+    int64_t begin = 0;
+    for (unsigned turn = 1; atomic_load_explicit(counter, memory_order_acquire) == old; turn++) {
+        if (pool->longest_watch == 0)
+            return false;
+        if (turn % TURNS_PER_LOOK == 0) {
+            int64_t now = nanoseconds();
+            if (turn == TURNS_PER_LOOK)
+                begin = now;
+            else if (now - begin >= atomic_load_explicit(&pool->watch, memory_order_relaxed))
+                return false;
+        }
+        spin_pause();
     }
-    return quota > 0 && quota < count ? quota : count;
+    return true;
 }
+
+static void learn(struct hy_pool *pool, bool was_in_vain)
+{
+    int watch = atomic_load_explicit(&pool->watch, memory_order_relaxed);
+    int next = was_in_vain ? watch / 2 : watch + watch / 16;
+    next = next > pool->longest_watch ? pool->longest_watch : next;
+    next = next < SHORTEST_WATCH ? SHORTEST_WATCH : next;
+    if (next != watch)
+        atomic_store_explicit(&pool->watch, next, memory_order_relaxed);
+}
+
+/* ------------------------------------------------------------------ workers */
 
 static void run_part(const struct hy_pool *pool, unsigned part)
 {
@@ -92,6 +111,11 @@ static void run_part(const struct hy_pool *pool, unsigned part)
     pool->work(pool->argument, begin, end, part);
 }
 
+/*
+ * Changing a counter and reading who sleeps are sequentially consistent, as are a sleeper's
+ * increment and its last look at the counter: one of the two sides sees the other. Exchanges stand
+ * where stores would do, because qemu lets the loads of AArch64 pass its stores.
+ */
 static void sleep_until_changed(struct hy_pool *pool, unsigned seen)
 {
     pthread_mutex_lock(&pool->mutex);
@@ -102,77 +126,31 @@ static void sleep_until_changed(struct hy_pool *pool, unsigned seen)
     pthread_mutex_unlock(&pool->mutex);
 }
 
+static void report_finished(struct worker *self, unsigned piece)
+{
+    struct hy_pool *pool = self->pool;
+    atomic_exchange(&self->finished, piece);
+    if (!atomic_load(&pool->caller_sleeps))
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
 static void *worker_main(void *argument)
 {
     struct worker *self = argument;
     struct hy_pool *pool = self->pool;
-    unsigned seen = 0;
+    unsigned seen = atomic_load(&self->finished);
     for (;;) {
-        unsigned turns = 0;
-        while (atomic_load_explicit(&pool->piece, memory_order_acquire) == seen) {
-            if (++turns == SPIN_TURNS) {
-                sleep_until_changed(pool, seen);
-                break;
-            }
-            spin_pause();
-        }
+        if (!changes_soon(pool, &pool->piece, seen))
+            sleep_until_changed(pool, seen);
         seen = atomic_load(&pool->piece);
         if (atomic_load(&pool->stop))
             return NULL;
         run_part(pool, self->number);
-        atomic_store_explicit(&self->finished, seen, memory_order_release);
+        report_finished(self, seen);
     }
-}
-
-/*
- * Advancing the counter and reading n_sleeping are both sequentially consistent, as are a
- * sleeper's increment and its last look at the counter: one of the two sides sees the other.
- */
-static void announce(struct hy_pool *pool)
-{
-    atomic_fetch_add(&pool->piece, 1);
-    if (atomic_load(&pool->n_sleeping) == 0)
-        return;
-    pthread_mutex_lock(&pool->mutex);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->mutex);
-}
-
-void hy_pool_run(struct hy_pool *pool, hy_work work, void *argument, size_t n_units, size_t grain,
-                 size_t align)
-{
-    if (n_units == 0)
-        return;
-    size_t parts = hy_min_size(pool->n_threads, n_units / hy_max_size(grain, 1));
-    if (parts <= 1) {
-        work(argument, 0, n_units, 0);
-        return;
-    }
-    size_t part_size = (n_units + parts - 1) / parts;
-    part_size = (part_size + align - 1) / align * align;
-    parts = (n_units + part_size - 1) / part_size;
-    pool->work = work;
-    pool->argument = argument;
-    pool->n_units = n_units;
-    pool->part_size = part_size;
-    pool->n_parts = (unsigned)parts;
-    announce(pool);
-    run_part(pool, 0);
-    unsigned piece = atomic_load(&pool->piece);
-    for (unsigned i = 0; i < pool->n_started; i++) {
-        unsigned turns = 0;
-        while (atomic_load_explicit(&pool->workers[i].finished, memory_order_acquire) != piece) {
-            if (++turns % SPIN_TURNS == 0)
-                sched_yield(); /* more threads than processors: let the worker run */
-            else
-                spin_pause();
-        }
-    }
-}
-
-unsigned hy_pool_threads(const struct hy_pool *pool)
-{
-    return pool->n_threads;
 }
 
 /* Signals are the host's, whose handlers must not run on a thread that it knows nothing of; only
@@ -195,6 +173,7 @@ static hymba_status start_workers(struct hy_pool *pool, hymba_error *error)
         struct worker *worker = &pool->workers[i];
         worker->pool = pool;
         worker->number = i + 1;
+        atomic_store(&worker->finished, atomic_load(&pool->piece));
         keep_signals_out(&before);
         int code = pthread_create(&worker->thread, NULL, worker_main, worker);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -204,6 +183,150 @@ static hymba_status start_workers(struct hy_pool *pool, hymba_error *error)
         pool->n_started++;
     }
     return HYMBA_OK;
+}
+
+static hymba_status create_locks(struct hy_pool *pool, hymba_error *error)
+{
+    int code = pthread_mutex_init(&pool->mutex, NULL);
+    if (code)
+        return hy_fail_system(error, HYMBA_ERROR_THREAD, code, "a mutex cannot be created");
+    code = pthread_cond_init(&pool->wake, NULL);
+    if (code == 0) {
+        code = pthread_cond_init(&pool->done, NULL);
+        if (code == 0) {
+            pool->process = getpid();
+            return HYMBA_OK;
+        }
+        pthread_cond_destroy(&pool->wake);
+    }
+    pthread_mutex_destroy(&pool->mutex);
+    return hy_fail_system(error, HYMBA_ERROR_THREAD, code,
+                          "a condition variable cannot be created");
+}
+
+/* --------------------------------------------------------------------- fork */
+
+/* Whether the threads are this process's. A system call: asked only where a thread would sleep or
+ * wake another, and so never between pieces that follow one another quickly. */
+static bool has_threads(const struct hy_pool *pool)
+{
+    return getpid() == pool->process;
+}
+
+/*
+ * In a process that was forked off: the threads are not here, and what they held of the locks at
+ * that moment is held for ever. All begins anew, and if not all of the threads can be started, the
+ * caller does the work of those that are missing.
+ */
+static void begin_anew(struct hy_pool *pool)
+{
+    pool->n_started = 0;
+    atomic_store(&pool->n_sleeping, 0);
+    atomic_store(&pool->caller_sleeps, false);
+    if (create_locks(pool, NULL) == HYMBA_OK)
+        start_workers(pool, NULL);
+}
+
+/* ------------------------------------------------------------------- caller */
+
+static void announce(struct hy_pool *pool)
+{
+    atomic_fetch_add(&pool->piece, 1);
+    if (atomic_load(&pool->n_sleeping) == 0 || !has_threads(pool))
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* False if there is no such worker in this process. */
+static bool wait_for(struct hy_pool *pool, const struct worker *worker, unsigned piece)
+{
+    bool is_done = changes_soon(pool, &worker->finished, piece - 1);
+    learn(pool, !is_done);
+    if (is_done)
+        return true;
+    if (!has_threads(pool))
+        return false;
+    pthread_mutex_lock(&pool->mutex);
+    atomic_exchange(&pool->caller_sleeps, true);
+    while (atomic_load(&worker->finished) != piece)
+        pthread_cond_wait(&pool->done, &pool->mutex);
+    atomic_store(&pool->caller_sleeps, false);
+    pthread_mutex_unlock(&pool->mutex);
+    return true;
+}
+
+static void run_on_workers(struct hy_pool *pool)
+{
+    unsigned n_workers = pool->n_started;
+    announce(pool);
+    run_part(pool, 0);
+    for (unsigned part = n_workers + 1; part < pool->n_parts; part++)
+        run_part(pool, part);
+    unsigned piece = atomic_load(&pool->piece);
+    for (unsigned i = 0; i < n_workers; i++) {
+        if (wait_for(pool, &pool->workers[i], piece))
+            continue;
+        for (unsigned part = 1; part <= n_workers; part++)
+            run_part(pool, part);
+        begin_anew(pool);
+        return;
+    }
+}
+
+static void run_numbered_part(void *pool, uint32_t part)
+{
+    run_part(pool, part);
+}
+
+void hy_pool_run(struct hy_pool *pool, hy_work work, void *argument, size_t n_units, size_t grain,
+                 size_t align)
+{
+    if (n_units == 0)
+        return;
+    size_t parts = hy_min_size(pool->n_threads, n_units / hy_max_size(grain, 1));
+    size_t part_size = n_units;
+    if (parts > 1) {
+        part_size = (n_units + parts - 1) / parts;
+        part_size = (part_size + align - 1) / align * align;
+    }
+    if (part_size >= n_units) {
+        work(argument, 0, n_units, 0);
+        return;
+    }
+    parts = (n_units + part_size - 1) / part_size;
+    pool->work = work;
+    pool->argument = argument;
+    pool->n_units = n_units;
+    pool->part_size = part_size;
+    pool->n_parts = (unsigned)parts;
+    if (pool->executor.run)
+        pool->executor.run(pool->executor.user, run_numbered_part, pool, (uint32_t)parts);
+    else
+        run_on_workers(pool);
+}
+
+unsigned hy_pool_threads(const struct hy_pool *pool)
+{
+    return pool->n_threads;
+}
+
+unsigned hy_pool_sleeping(const struct hy_pool *pool)
+{
+    return atomic_load(&pool->n_sleeping);
+}
+
+/* ----------------------------------------------------------- beginning, end */
+
+static hymba_status start_pool(struct hy_pool *pool, hymba_error *error)
+{
+    if (pool->n_threads == 1)
+        return HYMBA_OK;
+    pool->longest_watch = pool->n_threads <= hy_processor_count() ? LONGEST_WATCH : 0;
+    atomic_store(&pool->watch, pool->longest_watch);
+    hymba_status status = create_locks(pool, error);
+    return status == HYMBA_OK ? start_workers(pool, error) : status;
 }
 
 hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct hy_pool **out,
@@ -220,21 +343,7 @@ hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct
         hy_free(memory, pool);
         return hy_no_memory(error, n_threads * sizeof *pool->workers, "the thread pool");
     }
-    int code = pthread_mutex_init(&pool->mutex, NULL);
-    if (code) {
-        hy_free(memory, pool->workers);
-        hy_free(memory, pool);
-        return hy_fail_system(error, HYMBA_ERROR_THREAD, code, "a mutex cannot be created");
-    }
-    code = pthread_cond_init(&pool->wake, NULL);
-    if (code) {
-        pthread_mutex_destroy(&pool->mutex);
-        hy_free(memory, pool->workers);
-        hy_free(memory, pool);
-        return hy_fail_system(error, HYMBA_ERROR_THREAD, code,
-                              "a condition variable cannot be created");
-    }
-    hymba_status status = start_workers(pool, error);
+    hymba_status status = start_pool(pool, error);
     if (status != HYMBA_OK) {
         hy_pool_destroy(pool);
         return status;
@@ -243,16 +352,36 @@ hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct
     return HYMBA_OK;
 }
 
-void hy_pool_destroy(struct hy_pool *pool)
+hymba_status hy_pool_create_on(struct hy_memory *memory, const hymba_executor *executor,
+                               struct hy_pool **out, hymba_error *error)
 {
+    struct hy_pool *pool = hy_alloc_zero(memory, 1, sizeof *pool);
+    *out = pool;
     if (!pool)
-        return;
+        return hy_no_memory(error, sizeof *pool, "the thread pool");
+    pool->memory = memory;
+    pool->executor = *executor;
+    pool->n_threads = executor->n_threads;
+    return HYMBA_OK;
+}
+
+static void stop_workers(struct hy_pool *pool)
+{
     atomic_store(&pool->stop, true);
     announce(pool);
     for (unsigned i = 0; i < pool->n_started; i++)
         pthread_join(pool->workers[i].thread, NULL);
+    pthread_cond_destroy(&pool->done);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->mutex);
+}
+
+void hy_pool_destroy(struct hy_pool *pool)
+{
+    if (!pool)
+        return;
+    if (has_threads(pool))
+        stop_workers(pool);
     hy_free(pool->memory, pool->workers);
     hy_free(pool->memory, pool);
 }

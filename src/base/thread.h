@@ -13,18 +13,26 @@
 
 struct hy_pool;
 
-/* Does units [begin, end) of a piece of work; called at most once per thread, whose number
- * (0 <= thread < hy_pool_threads) picks its scratch memory. */
-typedef void (*hy_work)(void *argument, size_t begin, size_t end, unsigned thread);
+/* Does units [begin, end) of a piece of work; called at most once per part, whose number
+ * (0 <= part < hy_pool_threads) picks its scratch memory. */
+typedef void (*hy_work)(void *argument, size_t begin, size_t end, unsigned part);
 
-/* Processors this process may use (affinity mask and CPU quota), at least 1. */
-unsigned hy_processor_count(void);
-
-/* n_threads >= 1, the caller's included. */
+/*
+ * n_threads >= 1, the caller's included. A process that is forked off has no threads but the one
+ * that forked: there the pool starts its own anew with the first piece of work.
+ */
 hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct hy_pool **pool,
                             hymba_error *error);
+
+/* A pool that runs on the embedder's threads and starts none; *executor is valid and copied. */
+hymba_status hy_pool_create_on(struct hy_memory *memory, const hymba_executor *executor,
+                               struct hy_pool **pool, hymba_error *error);
+
 void hy_pool_destroy(struct hy_pool *pool);
 unsigned hy_pool_threads(const struct hy_pool *pool);
+
+/* Threads that sleep until there is work, as all but the caller do soon. Any thread. */
+unsigned hy_pool_sleeping(const struct hy_pool *pool);
 
 /*
  * Runs work over [0, n_units), in parts of at least grain units, and returns when all is done. With

@@ -316,6 +316,8 @@ static hymba_status read_config(const struct hy_fields *fields, struct hy_memory
     if (status == HYMBA_OK)
         status = read_token(fields, "eos_token_id", config, &config->eos_token);
     if (status == HYMBA_OK)
+        status = hy_quantization_read(fields, &config->quantization);
+    if (status == HYMBA_OK)
         status = hy_config_read_layers(fields, memory, config);
     return status;
 }

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/json.h"
+#include "format/quantization.h"
 
 enum { HY_MAX_LAYERS = 1024 };
 
@@ -42,6 +43,7 @@ struct hy_config {
     uint64_t max_position;
     int32_t bos_token, eos_token; /* -1: none */
     struct hy_layer_config *layers; /* [n_layers], owned */
+    struct hy_quantization quantization;
 };
 
 /* name stands for the document in messages ("DIR/config.json"). Free with hy_config_free. */

@@ -62,8 +62,9 @@ void hy_shard_index_free(struct hy_shard_index *index);
 
 /*
  * The header of a file to be written: tensors lie one behind the other in the order given
- * (name, dtype, shape filled in; data ignored), metadata {"format": "pt"}, padded with spaces to
- * 8 bytes. *text begins with the 8 length bytes; a new block of *size bytes.
+ * (name, dtype, shape filled in, and of I32 and I64 type_name; data ignored), metadata {"format":
+ * "pt"}, padded with spaces to a multiple of 64 bytes. *text begins with the 8 length bytes; a new
+ * block of *size bytes.
  */
 hymba_status hy_safetensors_header(struct hy_memory *memory, const struct hy_tensor *tensors,
                                    size_t count, char **text, size_t *size, hymba_error *error);

@@ -15,10 +15,10 @@ struct registers {
 };
 
 /* A leaf that the processor does not have reads as all zeros. */
-static struct registers cpuid(unsigned leaf)
+static struct registers cpuid(unsigned leaf, unsigned part)
 {
     struct registers result = {0};
-    if (!__get_cpuid_count(leaf, 0, &result.eax, &result.ebx, &result.ecx, &result.edx))
+    if (!__get_cpuid_count(leaf, part, &result.eax, &result.ebx, &result.ecx, &result.edx))
         return (struct registers){0};
     return result;
 }
@@ -39,8 +39,8 @@ static bool has_all(uint32_t value, uint32_t bits)
 struct hy_cpu hy_cpu_detect(void)
 {
     enum { SSE_AVX = 0x6, AVX512 = 0xe0 }; /* bits of XCR0 */
-    struct hy_cpu cpu = {false, false};
-    struct registers basic = cpuid(1), extended = cpuid(7);
+    struct hy_cpu cpu = {0};
+    struct registers basic = cpuid(1, 0), extended = cpuid(7, 0), further = cpuid(7, 1);
     if (!has_all(basic.ecx, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C))
         return cpu;
     uint32_t saved = saved_states();
@@ -48,6 +48,38 @@ struct hy_cpu hy_cpu_detect(void)
     cpu.avx512 = cpu.avx2 && has_all(saved, AVX512)
                  && has_all(extended.ebx,
                             bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+    cpu.avx512_vnni = cpu.avx512 && has_all(extended.ecx, bit_AVX512VNNI);
+    cpu.avx512_bf16 = cpu.avx512_vnni && has_all(further.eax, bit_AVX512BF16);
+    return cpu;
+}
+
+#elif defined(__aarch64__)
+
+#ifdef __linux__
+#include <sys/auxv.h>
+
+/* Bits of the system's words AT_HWCAP and AT_HWCAP2; older headers lack the second. */
+enum { HAS_DOT = 1 << 20, HAS_BF16 = 1 << 14 };
+
+static bool system_reports(unsigned long word, unsigned long bit)
+{
+    return (getauxval(word) & bit) != 0;
+}
+#else
+enum { AT_HWCAP, AT_HWCAP2, HAS_DOT, HAS_BF16 };
+
+static bool system_reports(unsigned long word, unsigned long bit)
+{
+    (void)word, (void)bit;
+    return false;
+}
+#endif
+
+struct hy_cpu hy_cpu_detect(void)
+{
+    struct hy_cpu cpu = {.neon = true}; /* every processor of this kind has it */
+    cpu.neon_dot = system_reports(AT_HWCAP, HAS_DOT);
+    cpu.neon_bf16 = cpu.neon_dot && system_reports(AT_HWCAP2, HAS_BF16);
     return cpu;
 }
 
@@ -55,7 +87,7 @@ struct hy_cpu hy_cpu_detect(void)
 
 struct hy_cpu hy_cpu_detect(void)
 {
-    return (struct hy_cpu){false, false};
+    return (struct hy_cpu){0};
 }
 
 #endif

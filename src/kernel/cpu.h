@@ -7,6 +7,11 @@
 struct hy_cpu {
     bool avx2;   /* AVX2, FMA and F16C */
     bool avx512; /* all of avx2, and AVX-512 F, BW, DQ and VL */
+    bool avx512_vnni; /* all of avx512, and int8 dot products */
+    bool avx512_bf16; /* all of avx512_vnni, and bf16 dot products */
+    bool neon;
+    bool neon_dot;  /* int8 dot products */
+    bool neon_bf16; /* all of neon_dot, and bf16 dot products */
 };
 
 struct hy_cpu hy_cpu_detect(void);

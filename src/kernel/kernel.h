@@ -11,8 +11,8 @@
  *   - Pointers to weights may be misaligned (they lie in mapped files); f32 activations are
  *     aligned to their element.
  *
- * Strides count elements. "T rows" are the tokens of one step, of all its sequences together.
- * Section numbers are those of the model description, docs/semantics.md.
+ * Strides count elements, those of caches bytes. "T rows" are the tokens of one step, of all its
+ * sequences together. Section numbers are those of the model description, docs/semantics.md.
  */
 #ifndef HY_KERNEL_KERNEL_H
 #define HY_KERNEL_KERNEL_H
@@ -29,13 +29,79 @@ struct hy_segment {
     size_t n_rows;
 };
 
+/*
+ * A matrix of weights as it lies in a file: row-major, perhaps misaligned. Quantised ones have a
+ * scale for every group of neighbours in a row: w[j][i] = scales[j][i / group] * value.
+ *   INT8: a byte holds value + 128.
+ *   INT4: a byte holds two elements, value + 8 each, the first in its low half.
+ * group is a multiple of 32 that divides the columns.
+ */
+struct hy_matrix {
+    const void *data;
+    hymba_dtype dtype;
+    size_t rows, columns;
+    const void *scales;  /* bf16 [rows][columns / group]; NULL unless quantised */
+    size_t group;        /* 0 unless quantised */
+};
+
+static inline bool hy_is_quantised(hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_INT8 || dtype == HYMBA_DTYPE_INT4;
+}
+
+/* Bytes of one row of weights. */
+static inline size_t hy_row_bytes(hymba_dtype dtype, size_t columns)
+{
+    return dtype == HYMBA_DTYPE_INT4 ? columns / 2 : columns * hy_dtype_size(dtype);
+}
+
+/*
+ * Bytes of a cached row: one token's key or value of one head, n elements. An INT8 row is n signed
+ * bytes and behind them an f32, at any address: x = scale * byte, scale = greatest |x| / 127. A
+ * scale that is infinite or not a number has bytes of 0, so that their product is not a number.
+ */
+static inline size_t hy_cache_row_bytes(hymba_dtype dtype, size_t n)
+{
+    return dtype == HYMBA_DTYPE_INT8 ? n + sizeof(float) : n * hy_dtype_size(dtype);
+}
+
 /* y[t] = table[ids[t]] (section 3). Units: rows. */
 struct hy_embed_args {
     const int32_t *ids;  /* [T] */
-    const void *table;   /* [vocabulary][n] of dtype */
-    hymba_dtype dtype;
-    size_t n;
+    struct hy_matrix table; /* [vocabulary][n] */
     float *y;            /* [T][n] */
+};
+
+/*
+ * Activations rounded for a matrix product, row by row.
+ *   BF16: stride counts elements; elements from n to the next multiple of 32 are 0.
+ *   INT8: x = scales[t][i / group] * value, value in -127 .. 127, scale = greatest |x| / 127.
+ *         A scale that is infinite or not a number makes the products so.
+ */
+struct hy_rounded {
+    hymba_dtype dtype;   /* BF16 or INT8 */
+    void *data;          /* [T][stride] */
+    size_t stride;
+    float *scales;       /* INT8: [T][n / group] */
+    int32_t *sums;       /* INT8: of the values of each group */
+    size_t group;
+    bool split;          /* INT8 for INT4 weights: of every 32 values, the 16 with even indices
+                            stand before the 16 with odd ones, as the weights are unpacked */
+};
+
+/* Whether a group with this greatest magnitude is rounded to integers: with smaller ones the factor
+ * 127 / greatest could be infinite, and they count as 0; infinity and NaN live on in the scale. */
+static inline bool hy_can_round(float greatest)
+{
+    return greatest >= 0x1p-118f && greatest <= 0x1.fffffep127f;
+}
+
+/* Rounds rows of n elements into y. Units: rows. */
+struct hy_round_args {
+    const float *x;
+    size_t x_stride;
+    size_t n;
+    struct hy_rounded y;
 };
 
 /* y = w * x / sqrt(mean(x^2) + epsilon), row by row (section 3). Units: rows. y may be x. */
@@ -49,19 +115,37 @@ struct hy_rms_norm_args {
     size_t y_stride;
 };
 
-/* y[t][j] = sum_i x[t][i] * w[j][i] (+ bias[j]) (+ y[t][j] if accumulate). Units: columns j. */
+/*
+ * y[t][j] = sum_i x[t][i] * w[j][i] (+ bias[j]) (+ y[t][j] if accumulate). Units: columns j.
+ * With rounded activations: BF16 with BF16 weights, sums in f32; INT8 with quantised weights of
+ * the same group, exact integer sums of every group, which are scaled and added up in f32 in the
+ * order of the groups. Otherwise x is f32, whatever the weights are, and so is the arithmetic.
+ */
 struct hy_matmul_args {
-    const float *x;      /* [m][k] */
+    const float *x;      /* [m][k]; not read if rounded */
     size_t x_stride;
+    const struct hy_rounded *rounded; /* of k elements a row; NULL: none */
     size_t m, n, k;
     const void *w;       /* [n][k] of dtype, rows w_stride elements apart */
     hymba_dtype dtype;
-    size_t w_stride;
+    size_t w_stride;     /* k for quantised weights */
+    const void *w_scales; /* as in hy_matrix */
+    size_t group;
     const float *bias;   /* [n] or NULL */
     bool accumulate;
     float *y;            /* [m][n] */
     size_t y_stride;
 };
+
+/* Columns of rounded products with quantised weights that are computed together, at most. */
+enum { HY_PANEL_COLUMNS = 16 };
+
+/* Bytes of scratch memory that one thread needs for products with weights of k columns: a panel of
+ * weights unpacked, another one copied, and the scales. */
+static inline size_t hy_matmul_scratch(size_t k)
+{
+    return HY_PANEL_COLUMNS * (2 * k + (k / 32 + 8) * (sizeof(float) + 2)) + 256;
+}
 
 /*
  * Rotates heads in place (section 5): pairs (j, j + head_size/2). cosine and sine hold
@@ -76,7 +160,7 @@ struct hy_rope_args {
 
 /*
  * Stores f32 rows as keys or values of a cache: row t, head h goes to
- * y + h * head_stride + t * head_size (elements of dtype). Units: rows.
+ * y + h * head_stride + t * hy_cache_row_bytes(dtype, head_size). Units: rows.
  */
 struct hy_cache_rows_args {
     const float *x;      /* [T][n_heads][head_size] */
@@ -84,16 +168,16 @@ struct hy_cache_rows_args {
     size_t n_heads, head_size;
     hymba_dtype dtype;
     void *y;
-    size_t head_stride;
+    size_t head_stride;  /* bytes */
 };
 
 /*
  * Keys and values of consecutive positions. Head g of key i lies at
- * k + g * k_head_stride + i * qk_size, likewise v with v_size (elements of the cache type).
+ * k + g * k_head_stride + i * hy_cache_row_bytes(cache type, qk_size), likewise v with v_size.
  */
 struct hy_span {
     const void *k, *v;
-    size_t k_head_stride, v_head_stride;
+    size_t k_head_stride, v_head_stride; /* bytes */
     uint64_t position;   /* of the first key */
     size_t count;
     bool pinned;         /* meta tokens: visible from any distance (section 6) */
@@ -212,11 +296,23 @@ struct hy_swiglu_args {
     size_t y_stride;
 };
 
+/* The type that activations are rounded to before they meet weights of a type; F32: not rounded. */
+hymba_dtype hy_rounded_type(int compute, hymba_dtype weights);
+
+/* "f32" for HYMBA_COMPUTE_F32 and so on; NULL and DEFAULT for what is unknown. */
+const char *hy_compute_name(int compute);
+int hy_compute_from_name(const char *name);
+
 struct hy_kernels {
     const char *name; /* of the instruction set */
+    bool has_bf16;    /* a unit that multiplies bf16 */
+    bool has_int8;    /* instructions that make int8 products worth while */
     void (*embed)(const struct hy_embed_args *, size_t begin, size_t end);
     void (*rms_norm)(const struct hy_rms_norm_args *, size_t begin, size_t end);
-    void (*matmul)(const struct hy_matmul_args *, size_t begin, size_t end);
+    /* scratch: hy_matmul_scratch(k) bytes of the calling thread's own, at a multiple of 64; NULL is
+     * enough for f32 activations and weights that are not quantised */
+    void (*matmul)(const struct hy_matmul_args *, size_t begin, size_t end, void *scratch);
+    void (*round)(const struct hy_round_args *, size_t begin, size_t end);
     void (*rope)(const struct hy_rope_args *, size_t begin, size_t end);
     void (*cache_rows)(const struct hy_cache_rows_args *, size_t begin, size_t end);
     /* scratch: hy_attention_scratch floats of the calling thread's own */
@@ -228,9 +324,10 @@ struct hy_kernels {
 };
 
 /*
- * Fills the table for an instruction set: "generic", "avx2", "avx512", or NULL/"best" for the best
- * that this processor and its operating system allow. ARGUMENT for an unknown name, UNSUPPORTED
- * for one that cannot run here.
+ * Fills the table for an instruction set: "generic", "avx2", "avx512", "neon", or "best" for the
+ * best that this processor and its operating system allow. NULL: what the environment variable
+ * HYMBA_CPU names, or "best". ARGUMENT for an unknown name, UNSUPPORTED for one that cannot run
+ * here.
  */
 hymba_status hy_kernels_init(struct hy_kernels *kernels, const char *instruction_set,
                              hymba_error *error);
@@ -239,5 +336,14 @@ hymba_status hy_kernels_init(struct hy_kernels *kernels, const char *instruction
 void hy_kernels_generic(struct hy_kernels *kernels);
 void hy_kernels_avx2(struct hy_kernels *kernels);
 void hy_kernels_avx512(struct hy_kernels *kernels);
+void hy_matmul_f32_avx512(const struct hy_matmul_args *args, size_t begin, size_t end);
+void hy_kernels_avx512_base(struct hy_kernels *kernels); /* without the instructions of the next */
+void hy_kernels_avx512_vnni(struct hy_kernels *kernels);
+void hy_kernels_avx512_bf16(struct hy_kernels *kernels);
+void hy_kernels_neon(struct hy_kernels *kernels);
+void hy_matmul_f32_neon(const struct hy_matmul_args *args, size_t begin, size_t end);
+void hy_kernels_neon_base(struct hy_kernels *kernels); /* without the instructions of the next */
+void hy_kernels_neon_dot(struct hy_kernels *kernels);
+void hy_kernels_neon_bf16(struct hy_kernels *kernels);
 
 #endif

@@ -13,22 +13,34 @@ struct query {
     float *scores;   /* [n_heads][max_keys] */
 };
 
+/* Element i of a cached row of n. */
+static inline float load(const unsigned char *row, hymba_dtype dtype, size_t n, size_t i)
+{
+    if (dtype != HYMBA_DTYPE_INT8)
+        return hy_ref_load(row, dtype, i);
+    float scale;
+    memcpy(&scale, row + n, sizeof scale);
+    return scale * (float)((const signed char *)row)[i];
+}
+
 /* Scores of all visible keys in the order of positions; returns how many there are. */
 static size_t score_keys(const struct query *query)
 {
     const struct hy_attention_args *args = query->args;
-    size_t n_keys = 0;
+    size_t row_bytes = hy_cache_row_bytes(args->cache_type, args->qk_size), n_keys = 0;
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
+        const unsigned char *k = (const unsigned char *)span->k
+                                 + query->kv_head * span->k_head_stride;
         struct hy_visible visible =
             hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
-            size_t index = query->kv_head * span->k_head_stride + key * args->qk_size;
+            const unsigned char *row = k + key * row_bytes;
             for (size_t head = 0; head < query->n_heads; head++) {
                 const float *q = query->q + head * args->qk_size;
                 float sum = 0.0f;
                 for (size_t i = 0; i < args->qk_size; i++)
-                    sum += q[i] * hy_ref_load(span->k, args->cache_type, index + i);
+                    sum += q[i] * load(row, args->cache_type, args->qk_size, i);
                 query->scores[head * args->max_keys + n_keys] = sum * args->scale;
             }
         }
@@ -54,18 +66,20 @@ static void softmax(float *scores, size_t n)
 static void add_values(const struct query *query)
 {
     const struct hy_attention_args *args = query->args;
-    size_t n_keys = 0;
+    size_t row_bytes = hy_cache_row_bytes(args->cache_type, args->v_size), n_keys = 0;
     for (size_t s = 0; s < query->sequence->n_spans; s++) {
         const struct hy_span *span = &query->sequence->spans[s];
+        const unsigned char *v = (const unsigned char *)span->v
+                                 + query->kv_head * span->v_head_stride;
         struct hy_visible visible =
             hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
-            size_t index = query->kv_head * span->v_head_stride + key * args->v_size;
+            const unsigned char *row = v + key * row_bytes;
             for (size_t head = 0; head < query->n_heads; head++) {
                 float weight = query->scores[head * args->max_keys + n_keys];
                 float *out = query->out + head * args->v_size;
                 for (size_t i = 0; i < args->v_size; i++)
-                    out[i] += weight * hy_ref_load(span->v, args->cache_type, index + i);
+                    out[i] += weight * load(row, args->cache_type, args->v_size, i);
             }
         }
     }

@@ -1,12 +1,26 @@
 #include "kernel/ref.h"
 
+void hy_ref_dequantise_row(const struct hy_matrix *matrix, size_t row, float *y)
+{
+    size_t n = matrix->columns;
+    const unsigned char *data =
+        (const unsigned char *)matrix->data + row * hy_row_bytes(matrix->dtype, n);
+    for (size_t i = 0; i < n; i++)
+        y[i] = hy_ref_load_quantised(data, matrix->dtype, i)
+               * hy_ref_load(matrix->scales, HYMBA_DTYPE_BF16, (row * n + i) / matrix->group);
+}
+
 void hy_ref_embed(const struct hy_embed_args *args, size_t begin, size_t end)
 {
-    size_t row_size = args->n * hy_dtype_size(args->dtype);
+    const struct hy_matrix *table = &args->table;
+    size_t n = table->columns, row_bytes = hy_row_bytes(table->dtype, n);
     for (size_t t = begin; t < end; t++) {
-        const unsigned char *row = (const unsigned char *)args->table
-                                   + (size_t)args->ids[t] * row_size;
-        hy_row_to_f32(row, args->dtype, args->y + t * args->n, args->n);
+        size_t id = (size_t)args->ids[t];
+        const unsigned char *row = (const unsigned char *)table->data + id * row_bytes;
+        if (hy_is_quantised(table->dtype))
+            hy_ref_dequantise_row(table, id, args->y + t * n);
+        else
+            hy_row_to_f32(row, table->dtype, args->y + t * n, n);
     }
 }
 

@@ -17,15 +17,27 @@ void hy_ref_rope(const struct hy_rope_args *args, size_t begin, size_t end)
     }
 }
 
+static void row_to_int8(const float *x, size_t n, unsigned char *y)
+{
+    float greatest = hy_ref_greatest(x, n), scale = greatest / 127.0f;
+    bool usable = hy_can_round(greatest);
+    float factor = usable ? 127.0f / greatest : 0.0f;
+    for (size_t i = 0; i < n; i++)
+        ((signed char *)y)[i] = (signed char)(usable ? rintf(x[i] * factor) : 0.0f);
+    memcpy(y + n, &scale, sizeof scale);
+}
+
 void hy_ref_cache_rows(const struct hy_cache_rows_args *args, size_t begin, size_t end)
 {
-    size_t element = hy_dtype_size(args->dtype);
+    size_t row_bytes = hy_cache_row_bytes(args->dtype, args->head_size);
     for (size_t t = begin; t < end; t++) {
         for (size_t head = 0; head < args->n_heads; head++) {
             const float *x = args->x + t * args->x_stride + head * args->head_size;
-            size_t index = head * args->head_stride + t * args->head_size;
-            hy_row_from_f32(x, args->dtype, (unsigned char *)args->y + index * element,
-                            args->head_size);
+            unsigned char *y = (unsigned char *)args->y + head * args->head_stride + t * row_bytes;
+            if (args->dtype == HYMBA_DTYPE_INT8)
+                row_to_int8(x, args->head_size, y);
+            else
+                hy_row_from_f32(x, args->dtype, y, args->head_size);
         }
     }
 }

@@ -11,16 +11,25 @@ static uLong add(uLong crc, const void *data, size_t size)
     return crc32(crc, data, (uInt)size);
 }
 
+static uLong add_sample(uLong crc, const void *data, size_t bytes)
+{
+    const unsigned char *place = data;
+    if (bytes <= 2 * SAMPLE)
+        return add(crc, place, bytes);
+    crc = add(crc, place + bytes / 2, SAMPLE);
+    return add(crc, place + bytes - SAMPLE, SAMPLE);
+}
+
 static uLong add_matrix(uLong crc, const struct hy_matrix *matrix)
 {
     uint64_t shape[3] = {matrix->rows, matrix->columns, (uint64_t)matrix->dtype};
-    size_t bytes = matrix->rows * matrix->columns * hy_dtype_size(matrix->dtype);
-    const unsigned char *data = matrix->data;
     crc = add(crc, shape, sizeof shape);
-    if (bytes <= 2 * SAMPLE)
-        return add(crc, data, bytes);
-    crc = add(crc, data + bytes / 2, SAMPLE);
-    return add(crc, data + bytes - SAMPLE, SAMPLE);
+    crc = add_sample(crc, matrix->data,
+                     matrix->rows * hy_row_bytes(matrix->dtype, matrix->columns));
+    if (!hy_is_quantised(matrix->dtype))
+        return crc;
+    return add_sample(crc, matrix->scales,
+                      matrix->rows * (matrix->columns / matrix->group) * sizeof(uint16_t));
 }
 
 static uLong add_plan(uLong crc, const struct hy_plan *plan)

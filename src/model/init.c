@@ -1,14 +1,12 @@
 /* Writing a model of a given shape with random weights, tensor by tensor. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/random.h"
 #include "model/model.h"
+#include "model/new_directory.h"
 
 /* Values made and written at once. */
 enum { CHUNK_VALUES = 1 << 16 };
@@ -32,7 +30,7 @@ struct init {
     struct hy_plan plan;
     uint64_t seed;
     hymba_dtype dtype;
-    char *paths[N_FILES];      /* of the files, made first: cleaning up must not need memory */
+    struct hy_new_directory target;
     struct hy_tensor *tensors; /* of the header, in file order */
     size_t n_tensors;
     char *names;
@@ -197,7 +195,7 @@ static hymba_status write_weights(struct init *init, hymba_error *error)
         status = hy_safetensors_header(&init->memory, init->tensors, init->n_tensors, &header,
                                        &header_size, error);
     if (status == HYMBA_OK)
-        status = hy_writer_open(&init->memory, init->paths[WEIGHTS], &init->writer, error);
+        status = hy_writer_open(&init->memory, init->target.paths[WEIGHTS], &init->writer, error);
     if (status == HYMBA_OK) {
         status = hy_writer_write(&init->writer, header, header_size, error);
         if (status == HYMBA_OK)
@@ -207,20 +205,6 @@ static hymba_status write_weights(struct init *init, hymba_error *error)
         hy_writer_abandon(&init->writer);
     }
     hy_free(&init->memory, header);
-    return status;
-}
-
-static hymba_status write_text(struct init *init, int file, const char *text, size_t length,
-                               hymba_error *error)
-{
-    struct hy_writer writer;
-    hymba_status status = hy_writer_open(&init->memory, init->paths[file], &writer, error);
-    if (status == HYMBA_OK) {
-        status = hy_writer_write(&writer, text, length, error);
-        if (status == HYMBA_OK)
-            status = hy_writer_finish(&writer, error);
-        hy_writer_abandon(&writer);
-    }
     return status;
 }
 
@@ -245,7 +229,7 @@ static hymba_status write_config(struct init *init, const char *text, size_t len
                                               "torch_dtype", torch_name(init->dtype), &config,
                                               &config_length, error);
     if (status == HYMBA_OK)
-        status = write_text(init, CONFIG, config, config_length, error);
+        status = hy_new_directory_write(&init->target, CONFIG, config, config_length, error);
     hy_free(&init->memory, config);
     return status;
 }
@@ -263,57 +247,21 @@ static hymba_status write_generation_config(struct init *init, hymba_error *erro
                            "  \"eos_token_id\": %d,\n", (int)config->eos_token);
     length += snprintf(text + length, sizeof text - (size_t)length,
                        "  \"_from_model_config\": true\n}\n");
-    return write_text(init, GENERATION_CONFIG, text, (size_t)length, error);
-}
-
-static hymba_status make_paths(struct init *init, const char *directory, hymba_error *error)
-{
-    for (int i = 0; i < N_FILES; i++) {
-        init->paths[i] = hy_path_join(&init->memory, directory, file_names[i]);
-        if (!init->paths[i])
-            return hy_no_memory(error, strlen(directory), "a file name");
-    }
-    return HYMBA_OK;
-}
-
-static hymba_status refuse_existing(const struct init *init, const char *directory,
-                                    hymba_error *error)
-{
-    for (int i = 0; i < N_FILES; i++)
-        if (hy_file_exists(init->paths[i]))
-            return hy_fail(error, HYMBA_ERROR_FILE,
-                           "%s: already holds %s, which is not overwritten", directory,
-                           file_names[i]);
-    return HYMBA_OK;
-}
-
-static void remove_written(const struct init *init, const char *directory, bool created)
-{
-    for (int i = 0; i < N_FILES; i++)
-        unlink(init->paths[i]);
-    if (created)
-        rmdir(directory);
+    return hy_new_directory_write(&init->target, GENERATION_CONFIG, text, (size_t)length, error);
 }
 
 static hymba_status write_files(struct init *init, const char *directory, const char *config_json,
                                 size_t length, hymba_error *error)
 {
-    hymba_status status = make_paths(init, directory, error);
-    if (status != HYMBA_OK)
-        return status;
-    bool created = mkdir(directory, 0777) == 0;
-    if (!created && errno != EEXIST)
-        return hy_fail_system(error, HYMBA_ERROR_FILE, errno, "%s: cannot be created", directory);
-    status = refuse_existing(init, directory, error);
-    if (status != HYMBA_OK)
-        return status;
-    status = write_weights(init, error);
+    hymba_status status = hy_new_directory_begin(&init->memory, directory, file_names, N_FILES,
+                                                 &init->target, error);
+    if (status == HYMBA_OK)
+        status = write_weights(init, error);
     if (status == HYMBA_OK)
         status = write_generation_config(init, error);
     if (status == HYMBA_OK)
         status = write_config(init, config_json, length, error);
-    if (status != HYMBA_OK)
-        remove_written(init, directory, created);
+    hy_new_directory_end(&init->target, status == HYMBA_OK);
     return status;
 }
 
@@ -324,7 +272,7 @@ hymba_status hy_model_init(const char *directory, const char *config_json, size_
     struct hy_config config;
     if (init.dtype == HYMBA_DTYPE_DEFAULT)
         init.dtype = HYMBA_DTYPE_BF16;
-    if (hy_dtype_size(init.dtype) == 0)
+    if (!hy_dtype_is_float(init.dtype))
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "dtype: found %d, expected f32, f16 or bf16",
                        (int)init.dtype);
     hymba_status status = hy_memory_init(&init.memory, params->host, error);
@@ -336,9 +284,12 @@ hymba_status hy_model_init(const char *directory, const char *config_json, size_
     status = hy_plan_create(&init.memory, &config, &init.plan, error);
     if (status != HYMBA_OK)
         return status;
-    status = write_files(&init, directory, config_json, length, error);
-    for (int i = 0; i < N_FILES; i++)
-        hy_free(&init.memory, init.paths[i]);
+    if (init.plan.config.quantization.present)
+        status = hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                         "config.json: has quantization_config, but the weights that are made are "
+                         "not quantised");
+    else
+        status = write_files(&init, directory, config_json, length, error);
     hy_free(&init.memory, init.tensors);
     hy_free(&init.memory, init.names);
     hy_free(&init.memory, init.values);

@@ -98,7 +98,9 @@ hymba_status hy_model_open(const struct hy_source *given, const hymba_model_para
     if (status == HYMBA_OK && !(params->flags & HYMBA_MODEL_NO_TOKENIZER))
         status = open_tokenizer(model, &source, error);
     if (status == HYMBA_OK && !(params->flags & HYMBA_MODEL_NO_WEIGHTS)) {
-        status = hy_weights_load(&model->memory, &source, &model->plan, &model->weights, error);
+        struct hy_recipe recipe = {.type = params->quantize};
+        status = hy_weights_load(&model->memory, &source, &model->plan, &recipe, &model->weights,
+                                 error);
         model->has_weights = status == HYMBA_OK;
     }
     if (status != HYMBA_OK) {
@@ -122,9 +124,65 @@ void hy_model_release(hymba_model *model)
         destroy(model);
 }
 
+/* Bits of an element, for comparing widths. */
+static size_t bits_of(const struct hy_matrix *matrix)
+{
+    return hy_row_bytes(matrix->dtype, 32) / 4;
+}
+
+/* The narrowest of the large projections; NULL without weights or layers that have any. */
+static const struct hy_matrix *narrowest_projection(const hymba_model *model)
+{
+    const struct hy_matrix *narrowest = NULL;
+    for (uint32_t i = 0; model->has_weights && i < model->plan.config.n_layers; i++) {
+        const struct hy_layer_weights *layer = &model->weights.layers[i];
+        const struct hy_matrix *matrices[] = {&layer->in_proj, &layer->out_proj, &layer->gate,
+                                              &layer->up, &layer->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++)
+            if (matrices[j]->data && (!narrowest || bits_of(matrices[j]) < bits_of(narrowest)))
+                narrowest = matrices[j];
+    }
+    return narrowest;
+}
+
+static uint64_t projection_parameters(const hymba_model *model)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; model->has_weights && i < model->plan.config.n_layers; i++) {
+        const struct hy_layer_weights *layer = &model->weights.layers[i];
+        const struct hy_matrix *matrices[] = {&layer->in_proj, &layer->x_proj, &layer->dt_proj,
+                                              &layer->out_proj, &layer->gate, &layer->up,
+                                              &layer->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++)
+            sum += (uint64_t)matrices[j]->rows * matrices[j]->columns;
+    }
+    return sum;
+}
+
+/* Bytes of a matrix and its scales. */
+static uint64_t matrix_bytes(const struct hy_matrix *matrix)
+{
+    uint64_t bytes = (uint64_t)matrix->rows * hy_row_bytes(matrix->dtype, matrix->columns);
+    if (matrix->group > 0)
+        bytes += (uint64_t)matrix->rows * (matrix->columns / matrix->group) * 2;
+    return bytes;
+}
+
+static uint64_t pass_bytes(const hymba_model *model)
+{
+    const struct hy_weights *weights = &model->weights;
+    if (!model->has_weights)
+        return 0;
+    uint64_t aside = matrix_bytes(&weights->meta);
+    if (weights->head.data != weights->embedding.data)
+        aside += matrix_bytes(&weights->embedding);
+    return weights->bytes - aside;
+}
+
 void hy_model_describe(const hymba_model *model, hymba_model_info *info)
 {
     const struct hy_config *config = &model->plan.config;
+    const struct hy_matrix *projection = narrowest_projection(model);
     *info = (hymba_model_info){
         .vocabulary_size = config->vocabulary_size,
         .hidden_size = config->hidden_size,
@@ -150,5 +208,9 @@ void hy_model_describe(const hymba_model *model, hymba_model_info *info)
         .max_position = config->max_position,
         .rope_base = config->rope ? config->rope_base : 0.0,
         .rms_norm_epsilon = config->rms_norm_epsilon,
+        .projection_dtype = projection ? projection->dtype : HYMBA_DTYPE_DEFAULT,
+        .group_size = projection ? (uint32_t)projection->group : 0,
+        .projection_parameters = projection_parameters(model),
+        .pass_bytes = pass_bytes(model),
     };
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/checked.h"
 
 /* Lays the slices of in_proj one behind the other (section 2: q, k, v, x, z). */
 static void plan_rows(const struct hy_config *config, struct hy_layer_plan *layer)
@@ -256,6 +257,14 @@ static hymba_status count_parameters(void *user, enum hy_slot slot, uint32_t lay
     (void)error;
     *total += info->n_elements;
     return HYMBA_OK;
+}
+
+size_t hy_plan_max_columns(const struct hy_plan *plan)
+{
+    const struct hy_config *config = &plan->config;
+    size_t most = hy_max_size(config->hidden_size, config->intermediate_size);
+    most = hy_max_size(most, 2 * (size_t)config->inner_size); /* of two streams side by side */
+    return (hy_max_size(most, config->dt_rank) + 31) / 32 * 32;
 }
 
 uint64_t hy_plan_parameters(const struct hy_plan *plan)

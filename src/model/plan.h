@@ -89,6 +89,9 @@ typedef hymba_status (*hy_slot_visit)(void *user, enum hy_slot slot, uint32_t la
 hymba_status hy_plan_visit(const struct hy_plan *plan, hy_slot_visit visit, void *user,
                            hymba_error *error);
 
+/* Longest row that enters a product with weights, rounded up to a multiple of 32. */
+size_t hy_plan_max_columns(const struct hy_plan *plan);
+
 uint64_t hy_plan_parameters(const struct hy_plan *plan);
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/processor.h"
 #include "run/decode.h"
 
 enum {
@@ -23,12 +24,43 @@ static uint32_t resolve_step_tokens(const hymba_context_params *params)
     return params->max_step_tokens ? params->max_step_tokens : DEFAULT_STEP_TOKENS;
 }
 
+static unsigned resolve_threads(const hymba_context_params *params)
+{
+    if (params->executor)
+        return params->executor->n_threads;
+    return params->n_threads ? params->n_threads : hy_processor_count();
+}
+
+static hymba_status check_executor(const hymba_context_params *params, hymba_error *error)
+{
+    const hymba_executor *executor = params->executor;
+    if (!executor)
+        return HYMBA_OK;
+    if (executor->n_threads == 0 || executor->n_threads > MAX_THREADS)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "executor.n_threads: found %u, expected 1 to %d", executor->n_threads,
+                       MAX_THREADS);
+    if (params->n_threads != 0 && params->n_threads != executor->n_threads)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "n_threads: found %u, expected 0 or the executor's %u", params->n_threads,
+                       executor->n_threads);
+    if (executor->reserved != 0)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "executor.reserved: found %u, expected 0",
+                       executor->reserved);
+    if (!executor->run)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "executor.run: found NULL, which is not allowed");
+    return HYMBA_OK;
+}
+
 static hymba_status check_params(const hymba_context_params *params, hymba_error *error)
 {
-    if (hy_dtype_size(resolve_dtype(params->cache_type)) == 0)
+    if (!hy_dtype_is_float(resolve_dtype(params->cache_type)) &&
+        params->cache_type != HYMBA_DTYPE_INT8)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
-                       "cache_type: found %d, expected f32, f16 or bf16", (int)params->cache_type);
-    if (hy_dtype_size(resolve_dtype(params->state_type)) == 0)
+                       "cache_type: found %d, expected f32, f16, bf16 or int8",
+                       (int)params->cache_type);
+    if (!hy_dtype_is_float(resolve_dtype(params->state_type)))
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
                        "state_type: found %d, expected f32, f16 or bf16", (int)params->state_type);
     if (params->max_step_tokens > MAX_STEP_TOKENS)
@@ -40,10 +72,10 @@ static hymba_status check_params(const hymba_context_params *params, hymba_error
     if (params->rewind_tokens > MAX_REWIND_TOKENS)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "rewind_tokens: found %u, at most %d",
                        params->rewind_tokens, MAX_REWIND_TOKENS);
-    if (params->compute != HYMBA_COMPUTE_DEFAULT && params->compute != HYMBA_COMPUTE_F32)
-        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "compute: found %d, expected f32 (%d)",
-                       (int)params->compute, HYMBA_COMPUTE_F32);
-    return HYMBA_OK;
+    if (params->compute < HYMBA_COMPUTE_DEFAULT || params->compute > HYMBA_COMPUTE_INT8)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "compute: found %d, expected f32, bf16 or int8",
+                       (int)params->compute);
+    return check_executor(params, error);
 }
 
 /* Section 5. */
@@ -71,6 +103,17 @@ static struct hy_layout_params layout_params(const hymba_context_params *params)
     };
 }
 
+static int resolve_compute(const hymba_context_params *params, const struct hy_weights *weights,
+                           const struct hy_kernels *kernels)
+{
+    if (params->compute != HYMBA_COMPUTE_DEFAULT)
+        return params->compute;
+    if (weights->quantised && kernels->has_int8)
+        return HYMBA_COMPUTE_INT8;
+    return weights->embedding.dtype == HYMBA_DTYPE_BF16 && kernels->has_bf16 ? HYMBA_COMPUTE_BF16
+                                                                             : HYMBA_COMPUTE_F32;
+}
+
 static void destroy(hymba_context *context)
 {
     struct hy_memory *memory = &context->memory;
@@ -91,7 +134,12 @@ static hymba_status build(hymba_context *context, const hymba_context_params *pa
     const struct hy_plan *plan = &context->model->plan;
     struct hy_layout_params layout = layout_params(params);
     hymba_status status = hy_backend_init(&context->backend, &context->memory, params->device,
-                                          params->cpu, params->n_threads, error);
+                                          params->cpu, params->n_threads, params->executor,
+                                          error);
+    context->compute = resolve_compute(params, &context->model->weights,
+                                       &context->backend.kernels);
+    if (status == HYMBA_OK && context->model->weights.quantised)
+        status = hy_backend_reserve_matmul(&context->backend, hy_plan_max_columns(plan), error);
     if (status == HYMBA_OK)
         status = hy_layout_create(&context->memory, plan, &layout, &context->layout, error);
     if (status == HYMBA_OK)
@@ -124,15 +172,15 @@ hymba_status hy_context_create(hymba_model *model, const hymba_context_params *p
     hy_memory_inherit(&context->memory, &memory);
     context->memory.limit = params->memory_limit;
     context->model = hy_model_retain(model);
-    context->compute = HYMBA_COMPUTE_F32;
     status = build(context, params, error);
     if (status != HYMBA_OK) {
         destroy(context);
         return status;
     }
-    hy_log(&context->memory, HYMBA_LOG_INFO, "context: device %s, %s kernels, %u threads",
+    hy_log(&context->memory, HYMBA_LOG_INFO,
+           "context: device %s, %s kernels, %s arithmetic, %u threads",
            context->backend.device, context->backend.kernels.name,
-           hy_pool_threads(context->backend.pool));
+           hy_compute_name(context->compute), hy_pool_threads(context->backend.pool));
     *out = context;
     return HYMBA_OK;
 }
@@ -215,7 +263,7 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
                                     uint64_t *bytes, hymba_error *error)
 {
     const struct hy_config *config = &model->plan.config;
-    size_t threads = params->n_threads ? params->n_threads : hy_processor_count();
+    size_t threads = resolve_threads(params);
     size_t group = config->n_heads / config->n_kv_heads, keys = 0;
     uint64_t kept = n_tokens > 0 ? n_tokens - 1 : 0; /* of one call; the last state is no extra */
     uint64_t undo = n_tokens > layout->step_rows ? layout->ring_bytes : 0, states, scores;

@@ -40,24 +40,65 @@ static void norm(const struct pass *pass, const float *x, size_t x_stride, const
     hy_backend_rms_norm(pass->backend, &args, pass->rows);
 }
 
-static void multiply(const struct pass *pass, const float *x, size_t x_stride,
-                     const struct hy_matrix *w, const float *bias, bool accumulate, float *y)
+/* Rows of x in the form that products with w take; dtype F32: as they are. */
+static struct hy_rounded round_rows(const struct pass *pass, const float *x, size_t x_stride,
+                                    const struct hy_matrix *w)
+{
+    const struct hy_workspace *work = pass->work;
+    struct hy_round_args args = {
+        .x = x,
+        .x_stride = x_stride,
+        .n = w->columns,
+        .y = {
+            .dtype = hy_rounded_type(pass->context->compute, w->dtype),
+            .data = work->rounded,
+            .stride = (w->columns + 31) / 32 * 32,
+            .scales = work->rounded_scales,
+            .sums = work->rounded_sums,
+            .group = w->group,
+            .split = w->dtype == HYMBA_DTYPE_INT4,
+        },
+    };
+    if (args.y.dtype != HYMBA_DTYPE_F32)
+        hy_backend_round(pass->backend, &args, pass->rows);
+    return args.y;
+}
+
+/* Whether rows rounded for one matrix fit another. */
+static bool rounded_alike(const struct hy_matrix *a, const struct hy_matrix *b)
+{
+    return a->dtype == b->dtype && a->group == b->group && a->columns == b->columns;
+}
+
+static void multiply_rounded(const struct pass *pass, const float *x, size_t x_stride,
+                             const struct hy_rounded *rounded, const struct hy_matrix *w,
+                             const float *bias, bool accumulate, float *y)
 {
     struct hy_matmul_args args = {
         .x = x,
         .x_stride = x_stride,
+        .rounded = rounded->dtype == HYMBA_DTYPE_F32 ? NULL : rounded,
         .m = pass->rows,
         .n = w->rows,
         .k = w->columns,
         .w = w->data,
         .dtype = w->dtype,
         .w_stride = w->columns,
+        .w_scales = w->scales,
+        .group = w->group,
         .bias = bias,
         .accumulate = accumulate,
         .y = y,
         .y_stride = w->rows,
     };
     hy_backend_matmul(pass->backend, &args);
+}
+
+static void multiply(const struct pass *pass, const float *x, size_t x_stride,
+                     const struct hy_matrix *w, const float *bias, bool accumulate, float *y)
+{
+    struct hy_rounded rounded = round_rows(pass, x, x_stride, w);
+    multiply_rounded(pass, x, x_stride, &rounded, w, bias, accumulate, y);
 }
 
 /* Section 3, step 1: embedding rows, or the meta tokens' own rows. */
@@ -74,9 +115,7 @@ static void embed(const struct pass *pass)
     }
     struct hy_embed_args args = {
         .ids = pass->work->ids,
-        .table = table->data,
-        .dtype = table->dtype,
-        .n = table->columns,
+        .table = *table,
         .y = pass->work->x,
     };
     hy_backend_embed(pass->backend, &args, pass->rows);
@@ -380,12 +419,14 @@ static void run_mixer(const struct pass *pass, uint32_t index)
     size_t hidden = pass->config->hidden_size;
     struct hy_workspace *work = pass->work;
     norm(pass, work->x, hidden, weights->input_norm, hidden, work->u, hidden);
+    probe(pass, HY_PROBE_IN_PROJ, (int)index, work->u, hidden, hidden);
     multiply(pass, work->u, hidden, &weights->in_proj, NULL, false, work->proj);
     if (layer->attention != HYMBA_ATTENTION_NONE)
         attend(pass, index);
     if (layer->ssm != HYMBA_SSM_NONE)
         scan(pass, index);
     const float *mixed = fuse(pass, index);
+    probe(pass, HY_PROBE_OUT_PROJ, (int)index, mixed, layer->out_columns, layer->out_columns);
     multiply(pass, mixed, layer->out_columns, &weights->out_proj, NULL, true, work->x);
 }
 
@@ -396,8 +437,12 @@ static void run_ffn(const struct pass *pass, uint32_t index)
     size_t hidden = pass->config->hidden_size, n = pass->config->intermediate_size;
     struct hy_workspace *work = pass->work;
     norm(pass, work->x, hidden, weights->ffn_norm, hidden, work->u, hidden);
-    multiply(pass, work->u, hidden, &weights->gate, NULL, false, work->gate);
-    multiply(pass, work->u, hidden, &weights->up, NULL, false, work->up);
+    probe(pass, HY_PROBE_GATE_UP, (int)index, work->u, hidden, hidden);
+    struct hy_rounded rounded = round_rows(pass, work->u, hidden, &weights->gate);
+    multiply_rounded(pass, work->u, hidden, &rounded, &weights->gate, NULL, false, work->gate);
+    if (!rounded_alike(&weights->gate, &weights->up))
+        rounded = round_rows(pass, work->u, hidden, &weights->up);
+    multiply_rounded(pass, work->u, hidden, &rounded, &weights->up, NULL, false, work->up);
     struct hy_swiglu_args args = {
         .gate = work->gate,
         .gate_stride = n,
@@ -408,6 +453,7 @@ static void run_ffn(const struct pass *pass, uint32_t index)
         .y_stride = n,
     };
     hy_backend_swiglu(pass->backend, &args, pass->rows);
+    probe(pass, HY_PROBE_DOWN, (int)index, work->gate, n, n);
     multiply(pass, work->gate, n, &weights->down, NULL, true, work->x);
 }
 

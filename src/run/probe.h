@@ -12,7 +12,12 @@ enum hy_probe_site {
     HY_PROBE_SSM_NORM,       /* the same of the SSM stream */
     HY_PROBE_K,              /* keys after rotation, [rows][n_kv_heads * qk_size]; producers */
     HY_PROBE_V,              /* values, [rows][n_kv_heads * v_size]; producers */
-    HY_PROBE_FINAL_NORM      /* rows whose logits are computed, [rows][H]; layer is -1 */
+    HY_PROBE_FINAL_NORM,     /* rows whose logits are computed, [rows][H]; layer is -1 */
+    /* what matrices are multiplied with, [rows][columns of the matrix] */
+    HY_PROBE_IN_PROJ,
+    HY_PROBE_OUT_PROJ,
+    HY_PROBE_GATE_UP,
+    HY_PROBE_DOWN
 };
 
 /* data is row-major with stride floats between rows; the rows are those of the running step. */

@@ -25,13 +25,16 @@ static void divide(struct divider *divider, const struct hy_plan *plan,
                    const struct hy_state_layout *layout, struct hy_workspace *workspace)
 {
     const struct hy_config *config = &plan->config;
-    size_t rows = workspace->rows, f32 = sizeof(float);
+    size_t rows = workspace->rows, f32 = sizeof(float), columns = hy_plan_max_columns(plan);
     workspace->x = take(divider, rows, config->hidden_size, f32);
     workspace->u = take(divider, rows, config->hidden_size, f32);
     workspace->cosine = take(divider, rows, config->qk_head_size / 2 + 1, f32);
     workspace->sine = take(divider, rows, config->qk_head_size / 2 + 1, f32);
     workspace->logits = take(divider, HY_LOGITS_ROWS, config->vocabulary_size, f32);
     workspace->step_kv = take(divider, layout->step_bytes, 1, 1);
+    workspace->rounded = take(divider, rows, columns, 2);
+    workspace->rounded_scales = take(divider, rows, columns / 32, f32);
+    workspace->rounded_sums = take(divider, rows, columns / 32, sizeof(int32_t));
     workspace->ids = take(divider, rows, 1, sizeof(int32_t));
     size_t shared = divider->used;
     workspace->proj = take(divider, rows, plan->max_in_rows, f32);

@@ -24,6 +24,9 @@ struct hy_workspace {
     float *fused;         /* [rows][di] or [rows][2 di] */
     float *gate, *up;     /* [rows][E], in the place of proj and what follows */
     float *logits;        /* [HY_LOGITS_ROWS][V] */
+    void *rounded;        /* rows of activations as bf16 or int8, each up to max_columns long */
+    float *rounded_scales;  /* [rows][max_columns / 32] */
+    int32_t *rounded_sums;  /* [rows][max_columns / 32] */
     unsigned char *step_kv; /* keys and values of the step: layout->step_bytes */
     int32_t *ids;         /* [rows] */
     size_t bytes;

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "tensor/dtype.h"
+#include "kernel/kernel.h"
 
 /* Running sum of sizes that remembers whether it ever failed to fit. */
 struct counter {
@@ -25,11 +25,11 @@ static struct hy_cache_place place_cache(const struct hy_state_layout *layout,
                                          struct counter *counter, size_t rows)
 {
     struct hy_cache_place place;
-    if (!hy_mul_size(rows, layout->qk_size, &place.k_head_stride) ||
-        !hy_mul_size(rows, layout->v_size, &place.v_head_stride))
+    if (!hy_mul_size(rows, layout->k_row_bytes, &place.k_head_stride) ||
+        !hy_mul_size(rows, layout->v_row_bytes, &place.v_head_stride))
         counter->overflow = true;
-    place.k_offset = count(counter, place.k_head_stride, layout->n_kv_heads * layout->cache_size);
-    place.v_offset = count(counter, place.v_head_stride, layout->n_kv_heads * layout->cache_size);
+    place.k_offset = count(counter, place.k_head_stride, layout->n_kv_heads);
+    place.v_offset = count(counter, place.v_head_stride, layout->n_kv_heads);
     return place;
 }
 
@@ -40,11 +40,10 @@ static void copy_shape(const struct hy_plan *plan, const struct hy_layout_params
     *layout = (struct hy_state_layout){
         .cache_type = params->cache_type,
         .state_type = params->state_type,
-        .cache_size = hy_dtype_size(params->cache_type),
         .state_size = hy_dtype_size(params->state_type),
         .n_kv_heads = config->n_kv_heads,
-        .qk_size = config->qk_head_size,
-        .v_size = config->v_head_size,
+        .k_row_bytes = hy_cache_row_bytes(params->cache_type, config->qk_head_size),
+        .v_row_bytes = hy_cache_row_bytes(params->cache_type, config->v_head_size),
         .n_meta = config->n_meta_tokens,
         .window = config->window,
         .rewind_tokens = params->rewind_tokens,

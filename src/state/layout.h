@@ -8,10 +8,10 @@
  *   meta part    one block a context: keys and values of the meta tokens for every cache, then
  *                the convolution and SSM states behind them.
  *
- * Keys and values lie head by head: [kv head][token][head size], first all of a cache's keys, then
- * its values. A ring keeps the window's W earlier keys, and as many more as a session may go back;
- * the keys of the running step lie in the context's workspace until the step is committed, so that
- * a query sees W + 1 keys.
+ * Keys and values lie head by head: [kv head][token][row of one head], first all of a cache's keys,
+ * then its values. A ring keeps the window's W earlier keys, and as many more as a session may go
+ * back; the keys of the running step lie in the context's workspace until the step is committed, so
+ * that a query sees W + 1 keys.
  */
 #ifndef HY_STATE_LAYOUT_H
 #define HY_STATE_LAYOUT_H
@@ -23,7 +23,7 @@ enum { HY_BLOCK_TOKENS = 256 };
 /* Where a cache's keys and values lie in some place that holds rows tokens of it. */
 struct hy_cache_place {
     size_t k_offset, v_offset;           /* bytes from the place's beginning */
-    size_t k_head_stride, v_head_stride; /* elements between heads: rows * head size */
+    size_t k_head_stride, v_head_stride; /* bytes between heads */
 };
 
 struct hy_cache_layout {
@@ -36,8 +36,9 @@ struct hy_cache_layout {
 
 struct hy_state_layout {
     hymba_dtype cache_type, state_type;
-    size_t cache_size, state_size;       /* bytes of an element */
-    size_t n_kv_heads, qk_size, v_size;
+    size_t state_size;                   /* bytes of an element */
+    size_t n_kv_heads;
+    size_t k_row_bytes, v_row_bytes;     /* of one head's key and value of a token */
     uint64_t n_meta, window;             /* tokens; window 0: no ring */
     size_t rewind_tokens;                /* recurrent states kept besides the present one */
     size_t ring_rows;                    /* window + rewind_tokens; 0: no ring */

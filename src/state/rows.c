@@ -15,8 +15,8 @@ static struct hy_span make_span(const struct hy_state_layout *layout,
                                 size_t row, size_t count, uint64_t position, bool pinned)
 {
     return (struct hy_span){
-        .k = data + place->k_offset + row * layout->qk_size * layout->cache_size,
-        .v = data + place->v_offset + row * layout->v_size * layout->cache_size,
+        .k = data + place->k_offset + row * layout->k_row_bytes,
+        .v = data + place->v_offset + row * layout->v_row_bytes,
         .k_head_stride = place->k_head_stride,
         .v_head_stride = place->v_head_stride,
         .position = position,
@@ -99,18 +99,13 @@ static void copy_rows(const struct hy_state_layout *layout, const struct hy_cach
                       const struct hy_cache_place *to, unsigned char *target, size_t target_row,
                       size_t n_rows)
 {
-    size_t k_row = layout->qk_size * layout->cache_size;
-    size_t v_row = layout->v_size * layout->cache_size;
+    size_t k_row = layout->k_row_bytes, v_row = layout->v_row_bytes;
     for (size_t head = 0; head < layout->n_kv_heads; head++) {
-        memcpy(target + to->k_offset + head * to->k_head_stride * layout->cache_size +
-                   target_row * k_row,
-               source + from->k_offset + head * from->k_head_stride * layout->cache_size +
-                   source_row * k_row,
+        memcpy(target + to->k_offset + head * to->k_head_stride + target_row * k_row,
+               source + from->k_offset + head * from->k_head_stride + source_row * k_row,
                n_rows * k_row);
-        memcpy(target + to->v_offset + head * to->v_head_stride * layout->cache_size +
-                   target_row * v_row,
-               source + from->v_offset + head * from->v_head_stride * layout->cache_size +
-                   source_row * v_row,
+        memcpy(target + to->v_offset + head * to->v_head_stride + target_row * v_row,
+               source + from->v_offset + head * from->v_head_stride + source_row * v_row,
                n_rows * v_row);
     }
 }

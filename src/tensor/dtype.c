@@ -8,6 +8,8 @@ static const struct {
     {HYMBA_DTYPE_F32, 4, "f32"},
     {HYMBA_DTYPE_F16, 2, "f16"},
     {HYMBA_DTYPE_BF16, 2, "bf16"},
+    {HYMBA_DTYPE_INT8, 1, "int8"},
+    {HYMBA_DTYPE_INT4, 0, "int4"},
 };
 
 enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
@@ -18,6 +20,11 @@ size_t hy_dtype_size(hymba_dtype dtype)
         if (dtypes[i].dtype == dtype)
             return dtypes[i].size;
     return 0;
+}
+
+bool hy_dtype_is_float(hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_F32 || dtype == HYMBA_DTYPE_F16 || dtype == HYMBA_DTYPE_BF16;
 }
 
 const char *hy_dtype_name(hymba_dtype dtype)

@@ -2,15 +2,19 @@
 #ifndef HY_TENSOR_DTYPE_H
 #define HY_TENSOR_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "base/status.h"
 
-size_t hy_dtype_size(hymba_dtype dtype);      /* bytes; 0 for an unknown number */
+size_t hy_dtype_size(hymba_dtype dtype);      /* bytes; 0 for int4 and for an unknown number */
 const char *hy_dtype_name(hymba_dtype dtype); /* "f32"; NULL for an unknown number */
 hymba_dtype hy_dtype_from_name(const char *name);
+
+/* Whether elements are floating-point numbers, which the conversions below take. */
+bool hy_dtype_is_float(hymba_dtype dtype);
 
 static inline float hy_bits_to_f32(uint32_t bits)
 {

@@ -1,4 +1,4 @@
-/* The pool of threads: every unit once, whole parts, sleep and wake, failures. */
+/* The pool of threads: every unit once, whole parts, sleep and wake, fork, failures. */
 #include "base/thread.h"
 
 #include <pthread.h>
@@ -7,9 +7,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "host.h"
+#include "process.h"
 
 enum { MAX_UNITS = 400, MAX_THREADS = 8 };
 
@@ -123,17 +123,27 @@ static void run_once(struct hy_pool *pool, size_t n_units, size_t grain, size_t 
 
 static const unsigned thread_counts[] = {1, 2, 3, MAX_THREADS};
 
-START_TEST(every_unit_once)
+static void run_at_random(struct hy_pool *pool, int n_runs)
+{
+    for (int i = 0; i < n_runs; i++)
+        run_once(pool, 1 + test_random_below(MAX_UNITS), test_random_below(80),
+                 1 + test_random_below(70));
+}
+
+static void run_in_many_ways(struct hy_pool *pool)
 {
     static const size_t grains[] = {0, 1, 2, 5, 1000}, aligns[] = {1, 2, 3, 8, 64};
-    struct hy_pool *pool = new_pool(thread_counts[_i]);
     for (size_t g = 0; g < sizeof grains / sizeof grains[0]; g++)
         for (size_t a = 0; a < sizeof aligns / sizeof aligns[0]; a++)
             for (size_t n = 1; n <= 20; n += 1 + n / 10)
                 run_once(pool, n, grains[g], aligns[a]);
-    for (int turn = 0; turn < 200; turn++)
-        run_once(pool, 1 + test_random_below(MAX_UNITS), test_random_below(80),
-                 1 + test_random_below(70));
+    run_at_random(pool, 200);
+}
+
+START_TEST(every_unit_once)
+{
+    struct hy_pool *pool = new_pool(thread_counts[_i]);
+    run_in_many_ways(pool);
     hy_pool_destroy(pool);
 }
 END_TEST
@@ -232,6 +242,54 @@ START_TEST(sleep_and_wake)
 }
 END_TEST
 
+/* Polls: how soon they sleep is the system's affair. */
+static void wait_until_all_sleep(const struct hy_pool *pool)
+{
+    unsigned n_workers = hy_pool_threads(pool) - 1;
+    for (int turn = 0; hy_pool_sleeping(pool) != n_workers && turn < 60000; turn++)
+        wait_microseconds(1000);
+    ck_assert_uint_eq(hy_pool_sleeping(pool), n_workers);
+}
+
+/* Nobody watches for work that does not come. */
+START_TEST(idle_threads_sleep)
+{
+    unsigned long sums[64] = {0};
+    struct hy_pool *pool = new_pool(thread_counts[_i]);
+    for (int i = 0; i < 5; i++) {
+        wait_until_all_sleep(pool);
+        hy_pool_run(pool, add_one, sums, 64, 1, 1);
+        ck_assert_uint_eq(sums[63], (unsigned long)i + 1);
+    }
+    wait_until_all_sleep(pool);
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+/* A caller that has done its part early sleeps, too, until the slowest worker wakes it. */
+static void be_slow(void *argument, size_t begin, size_t end, unsigned part)
+{
+    unsigned char *done = argument;
+    (void)end;
+    if (part > 0)
+        wait_microseconds(3000 * (long)part);
+    done[begin] = 1;
+}
+
+START_TEST(slow_workers)
+{
+    enum { N_THREADS = 4 };
+    struct hy_pool *pool = new_pool(N_THREADS);
+    for (int i = 0; i < 20; i++) {
+        unsigned char done[N_THREADS] = {0};
+        hy_pool_run(pool, be_slow, done, N_THREADS, 1, 1);
+        for (int k = 0; k < N_THREADS; k++)
+            ck_assert_int_eq(done[k], 1);
+    }
+    hy_pool_destroy(pool);
+}
+END_TEST
+
 START_TEST(end_at_any_time)
 {
     for (int i = 0; i < 40; i++) {
@@ -243,6 +301,147 @@ START_TEST(end_at_any_time)
             wait_microseconds(i * 300); /* from watching threads to sleeping ones */
         hy_pool_destroy(pool);
     }
+}
+END_TEST
+
+/* ---------------------------------------------------- threads of the embedder's */
+
+struct embedder {
+    unsigned n_threads, n_runs;
+    bool good; /* what the pool asked of it */
+};
+
+/* One part after another, the last one first. */
+static void run_backwards(void *user, void (*part)(void *argument, uint32_t index),
+                          void *argument, uint32_t n_parts)
+{
+    struct embedder *embedder = user;
+    embedder->n_runs++;
+    embedder->good = embedder->good && n_parts >= 2 && n_parts <= embedder->n_threads;
+    for (uint32_t i = n_parts; i-- > 0;)
+        part(argument, i);
+}
+
+struct errand {
+    void (*part)(void *argument, uint32_t index);
+    void *argument;
+    uint32_t index;
+};
+
+static void *run_errand(void *argument)
+{
+    struct errand *errand = argument;
+    errand->part(errand->argument, errand->index);
+    return NULL;
+}
+
+/* Each part on a thread of its own, none on the caller's. */
+static void run_elsewhere(void *user, void (*part)(void *argument, uint32_t index),
+                          void *argument, uint32_t n_parts)
+{
+    struct embedder *embedder = user;
+    struct errand errands[MAX_THREADS];
+    pthread_t threads[MAX_THREADS];
+    uint32_t n_started = 0;
+    embedder->n_runs++;
+    embedder->good = embedder->good && n_parts >= 2 && n_parts <= embedder->n_threads;
+    for (uint32_t i = 0; i < n_parts && i < MAX_THREADS; i++, n_started++) {
+        errands[i] = (struct errand){part, argument, i};
+        if (pthread_create(&threads[i], NULL, run_errand, &errands[i]) != 0)
+            break;
+    }
+    for (uint32_t i = 0; i < n_started; i++)
+        pthread_join(threads[i], NULL);
+    for (uint32_t i = n_started; i < n_parts; i++)
+        part(argument, i);
+}
+
+START_TEST(threads_of_the_embedders)
+{
+    struct embedder embedder = {.n_threads = thread_counts[_i % 4], .good = true};
+    hymba_executor executor = {.struct_size = sizeof executor, .user = &embedder,
+                               .n_threads = embedder.n_threads,
+                               .run = _i < 4 ? run_backwards : run_elsewhere};
+    unsigned n_before = test_thread_count();
+    struct hy_pool *pool;
+    test_status(hy_pool_create_on(&memory, &executor, &pool, &error), HYMBA_OK, error);
+    memset(&executor, 0xee, sizeof executor); /* it was copied */
+    ck_assert_uint_eq(hy_pool_threads(pool), embedder.n_threads);
+    ck_assert_uint_eq(hy_pool_sleeping(pool), 0);
+    run_at_random(pool, 50);
+    ck_assert(test_has_threads(n_before));
+    ck_assert(embedder.good);
+    ck_assert((embedder.n_runs > 0) == (embedder.n_threads > 1));
+    hy_pool_destroy(pool);
+}
+END_TEST
+
+START_TEST(threads_of_the_embedders_without_memory)
+{
+    struct embedder embedder = {.n_threads = 2, .good = true};
+    hymba_executor executor = {.struct_size = sizeof executor, .user = &embedder, .n_threads = 2,
+                               .run = run_backwards};
+    struct hy_pool *pool;
+    test_host_fail_at(&host, 0, false);
+    test_status(hy_pool_create_on(&memory, &executor, &pool, &error), HYMBA_ERROR_MEMORY, error);
+    ck_assert_ptr_null(pool);
+}
+END_TEST
+
+/* -------------------------------------------------------------------- fork */
+
+/* A pool that a process which was forked off finds. */
+struct inherited {
+    struct hy_pool *pool;
+    unsigned n_threads; /* that must run there afterwards */
+    bool forks_again;
+};
+
+static bool adds_rightly(struct hy_pool *pool, unsigned long n_runs)
+{
+    unsigned long sums[64] = {0};
+    for (unsigned long i = 0; i < n_runs; i++)
+        hy_pool_run(pool, add_one, sums, 64, 1, 1);
+    for (int i = 0; i < 64; i++)
+        if (sums[i] != n_runs)
+            return false;
+    return true;
+}
+
+static bool use_in_child(void *argument)
+{
+    const struct inherited *inherited = argument;
+    struct inherited next = {inherited->pool, inherited->n_threads, false};
+    bool good = adds_rightly(inherited->pool, 1) && adds_rightly(inherited->pool, 20) &&
+                test_has_threads(inherited->n_threads);
+    if (inherited->forks_again)
+        good = good && test_in_child(use_in_child, &next) && adds_rightly(inherited->pool, 20);
+    hy_pool_destroy(inherited->pool);
+    return good && host.used == 0 && host.n_faults == 0;
+}
+
+static bool release_in_child(void *argument)
+{
+    const struct inherited *inherited = argument;
+    hy_pool_destroy(inherited->pool);
+    return host.used == 0 && host.n_faults == 0;
+}
+
+/* At moments when the threads watch, when they sleep, and when they are about to. The child has
+ * threads of its own then, and the parent keeps its own. The thread sanitizer allows a child no
+ * threads. */
+START_TEST(fork_at_any_time)
+{
+    unsigned n_threads = thread_counts[_i];
+    struct hy_pool *pool = new_pool(n_threads);
+    struct inherited inherited = {pool, n_threads, true};
+    for (int i = 0; i < 12 && !test_looks_for_races(); i++) {
+        ck_assert(adds_rightly(pool, 2));
+        wait_microseconds(i * 150);
+        ck_assert(test_in_child(i % 3 ? use_in_child : release_in_child, &inherited));
+        ck_assert(adds_rightly(pool, 2));
+    }
+    hy_pool_destroy(pool);
 }
 END_TEST
 
@@ -345,14 +544,6 @@ START_TEST(threads_that_cannot_start)
 }
 END_TEST
 
-START_TEST(processors)
-{
-    unsigned count = hy_processor_count();
-    ck_assert_uint_ge(count, 1);
-    ck_assert_uint_le(count, (unsigned)sysconf(_SC_NPROCESSORS_CONF));
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("thread");
@@ -366,12 +557,18 @@ int main(void)
     tcase_add_test(tests, many_runs);
     tcase_add_test(tests, more_threads_than_processors);
     tcase_add_test(tests, sleep_and_wake);
+    tcase_add_loop_test(tests, idle_threads_sleep, 0,
+                        sizeof thread_counts / sizeof thread_counts[0]);
+    tcase_add_test(tests, slow_workers);
     tcase_add_test(tests, end_at_any_time);
+    tcase_add_loop_test(tests, threads_of_the_embedders, 0, 8);
+    tcase_add_test(tests, threads_of_the_embedders_without_memory);
+    tcase_add_loop_test(tests, fork_at_any_time, 0,
+                        sizeof thread_counts / sizeof thread_counts[0]);
     tcase_add_test(tests, pools_side_by_side);
     tcase_add_test(tests, signals_are_the_hosts);
     tcase_add_test(tests, no_memory);
     tcase_add_test(tests, threads_that_cannot_start);
-    tcase_add_test(tests, processors);
     suite_add_tcase(suite, tests);
     return test_main(suite);
 }

@@ -225,6 +225,7 @@ static hymba_status open_model(struct world *world)
         .struct_size = sizeof params,
         .host = &world->host.host,
         .flags = world->scenario->flags,
+        .quantize = world->scenario->quantize,
     };
     return hymba_model_open(world->scenario->directory, &params, &world->model, &fault_error);
 }
@@ -276,6 +277,15 @@ static hymba_status write_model(struct world *world)
     hymba_init_params params = {
         .struct_size = sizeof params, .seed = 5, .host = &world->host.host};
     return hymba_model_init(world->path, model_config, config_length, &params, &fault_error);
+}
+
+static hymba_status quantise_model(struct world *world)
+{
+    hymba_quantize_params params = {.struct_size = sizeof params,
+                                    .type = HYMBA_DTYPE_INT4,
+                                    .n_threads = 1,
+                                    .host = &world->host.host};
+    return hymba_quantize(world->scenario->directory, world->path, &params, &fault_error);
 }
 
 static hymba_session *session_of_written_model(struct world *world, size_t number)
@@ -510,6 +520,11 @@ const struct scenario fault_scenarios[] = {
      .run = open_model,
      .probe = made_session,
      .directory = "tests/data/goldens/f_official_like"},
+    {.name = "load, quantised on the way",
+     .run = open_model,
+     .probe = made_session,
+     .directory = "tests/data/goldens/d_all_full",
+     .quantize = HYMBA_DTYPE_INT8},
     {.name = "tokenize, tokenizer.model",
      .prepare = with_tokenizer,
      .run = tokenize,
@@ -573,6 +588,12 @@ const struct scenario fault_scenarios[] = {
      .run = write_model,
      .probe = session_of_written_model,
      .directory = "tests/data/variants/mixed_plan",
+     .check = check_written_model},
+    {.name = "quantise a model",
+     .prepare = with_no_model,
+     .run = quantise_model,
+     .probe = session_of_written_model,
+     .directory = "tests/data/goldens/d_all_full",
      .check = check_written_model},
 };
 const size_t n_fault_scenarios = sizeof fault_scenarios / sizeof fault_scenarios[0];

@@ -46,6 +46,7 @@ struct scenario {
     hymba_session *(*probe)(struct world *world, size_t number);
     const char *directory; /* of a model, or a tokenizer's file in examples/demo */
     uint32_t flags;
+    hymba_dtype quantize;
     bool saves;   /* to world->path: without memory it stores what it cannot compress */
     bool resumes; /* a call that failed on the way goes on from there when it is repeated */
     /* What must hold besides; NULL: nothing. */

@@ -77,6 +77,15 @@ def tokenizer_json():
 def config():
     for name in ("no_rope", "window_one", "sequence", "mixed_plan"):
         write("config", name + ".json", read("tests/data/variants/%s/config.json" % name))
+    quantised = json.loads(read("tests/data/variants/no_rope/config.json"))
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group",
+               "group_size": 32, "dynamic": False, "actorder": None}
+    quantised["quantization_config"] = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "quantization_status": "compressed", "ignore": [], "kv_cache_scheme": None,
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights,
+                                      "input_activations": None, "output_activations": None}}}
+    write("config", "quantised.json", json.dumps(quantised))
 
 
 def tensors():

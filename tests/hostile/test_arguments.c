@@ -118,6 +118,8 @@ START_TEST(null_to_models)
     REFUSE("giant", hymba_preset_config, "giant", buffer, sizeof buffer, &needed);
     REFUSE("directory", hymba_model_init, NULL, "{}", 2, NULL);
     REFUSE("config_json", hymba_model_init, "x", NULL, 2, NULL);
+    REFUSE("input", hymba_quantize, NULL, "x", NULL);
+    REFUSE("output", hymba_quantize, "x", NULL, NULL);
     ck_assert_ptr_null(hymba_preset_name(UINT32_MAX));
     ck_assert_uint_eq(hymba_model_fingerprint(NULL), 0);
     ck_assert_ptr_null(hymba_model_tokenizer(NULL));
@@ -377,6 +379,9 @@ START_TEST(counts_that_were_negative)
                8, &n);
         REFUSE("json", hymba_tokenizer_render_chat, tokenizer, "{}", huge[i], buffer, 8, &n);
         REFUSE("config_json", hymba_model_init, "nowhere", "{}", huge[i], NULL);
+        hymba_quantize_params quantize = {
+            .struct_size = sizeof quantize, .tokens = tokens, .n_tokens = huge[i]};
+        REFUSE("n_tokens", hymba_quantize, "examples/demo", "nowhere", &quantize);
     }
 }
 END_TEST
@@ -464,10 +469,11 @@ START_TEST(enumerations_out_of_range)
         hymba_batch_item item = {session, tokens, 1, bad[i], 0};
         hymba_session_params params = {.struct_size = sizeof params, .limit_policy = bad[i]};
         hymba_context_params cache = {.struct_size = sizeof cache,
-                                      .cache_type = bad[i] == 3 ? 4 : bad[i]};
+                                      .cache_type = bad[i] == 3 ? 5 : bad[i]};
         hymba_context_params state = {.struct_size = sizeof state,
                                       .state_type = bad[i] == 3 ? 4 : bad[i]};
-        hymba_context_params compute = {.struct_size = sizeof compute, .compute = bad[i]};
+        hymba_context_params compute = {.struct_size = sizeof compute,
+                                        .compute = bad[i] == 3 ? 4 : bad[i]};
         hymba_init_params init = {.struct_size = sizeof init,
                                   .dtype = bad[i] == 3 ? 4 : bad[i]};
         hymba_memory_info memory = {.struct_size = sizeof memory};
@@ -480,12 +486,16 @@ START_TEST(enumerations_out_of_range)
         REFUSE_TO_MAKE(no_context, "cache_type", hymba_context_create, model, &cache, &no_context);
         REFUSE("cache_type", hymba_model_get_memory_info, model, &cache, &memory);
         REFUSE_TO_MAKE(no_context, "state_type", hymba_context_create, model, &state, &no_context);
-        REFUSE_WITH(HYMBA_ERROR_UNSUPPORTED, "compute", hymba_context_create, model, &compute,
-                    &no_context);
+        REFUSE_TO_MAKE(no_context, "compute", hymba_context_create, model, &compute, &no_context);
         REFUSE("dtype", hymba_model_init, "nowhere", "{}", 2, &init);
+        hymba_quantize_params type = {.struct_size = sizeof type, .type = bad[i]};
+        hymba_quantize_params method = {
+            .struct_size = sizeof method, .method = bad[i] == 3 ? 4 : bad[i]};
+        REFUSE("type", hymba_quantize, "examples/demo", "nowhere", &type);
+        REFUSE("method", hymba_quantize, "examples/demo", "nowhere", &method);
         ck_assert_str_eq(hymba_stop_name(bad[i] == 3 ? 6 : bad[i]), "none");
-        ck_assert_ptr_null(hymba_dtype_name(bad[i] == 3 ? 4 : bad[i]));
-        ck_assert_uint_eq(hymba_dtype_size(bad[i] == 3 ? 4 : bad[i]), 0);
+        ck_assert_ptr_null(hymba_dtype_name(bad[i] == 3 ? 6 : bad[i]));
+        ck_assert_uint_eq(hymba_dtype_size(bad[i] == 3 ? 6 : bad[i]), 0);
         ck_assert_str_eq(hymba_status_name(bad[i] == -1 ? 1 : bad[i]), "unknown status");
     }
 }
@@ -545,7 +555,9 @@ START_TEST(half_an_allocator)
     REFUSE_TO_MAKE(no_tokenizer, "host", hymba_tokenizer_open, "x", &half, &no_tokenizer);
     REFUSE_TO_MAKE(no_context, "host", hymba_context_create, model, &of_context, &no_context);
     REFUSE_TO_MAKE(no_sampler, "host", hymba_sampler_create, NULL, &half, &no_sampler);
+    hymba_quantize_params quantize = {.struct_size = sizeof quantize, .host = &half};
     REFUSE("host", hymba_model_init, "nowhere", "{}", 2, &init);
+    REFUSE("host", hymba_quantize, "examples/demo", "nowhere", &quantize);
     half.struct_size = 3;
     REFUSE_TO_MAKE(no_model, "struct_size", hymba_model_open, "x", &params, &no_model);
 }

@@ -272,6 +272,7 @@ START_TEST(estimates_are_near_the_truth)
         {.n_threads = 1, .max_step_tokens = 64, .rewind_tokens = 3,
          .cache_type = HYMBA_DTYPE_F16, .state_type = HYMBA_DTYPE_BF16},
         {.n_threads = 4, .max_step_tokens = 16},
+        {.n_threads = 1, .max_step_tokens = 32, .cache_type = HYMBA_DTYPE_INT8},
     };
     static const size_t lengths[] = {1, 300, 3000};
     size_t count = 0;

@@ -15,10 +15,24 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kernel/cpu.h"
 #include "kernel/kernel.h"
 #include "support.h"
 
-enum { N_SETS = 3, MOST_BLOCKS = 512, MOST_PARTS = 5 };
+/* The sets that a processor of this kind may have; how many partial sums each keeps at least. */
+#ifdef __aarch64__
+static const char *const instruction_sets[] = {"generic", "neon"};
+enum { PARTIAL_SUMS = 4 };
+#else
+static const char *const instruction_sets[] = {"generic", "avx2", "avx512"};
+enum { PARTIAL_SUMS = 8 };
+#endif
+
+enum { N_SETS = sizeof instruction_sets / sizeof instruction_sets[0] };
+enum { MOST_BLOCKS = 512, MOST_PARTS = 5 };
+
+/* Sets, and the variants of one that a better processor does not use. */
+enum { N_VARIANTS = N_SETS + 2 };
 
 static const hymba_dtype all_dtypes[3] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16};
 
@@ -31,14 +45,41 @@ static size_t n_guarded_blocks;
 /* Kernels of the set a loop test's index stands for; false if the machine lacks it. */
 static inline bool kernels_of_set(int index, struct hy_kernels *kernels)
 {
-    static const char *const names[N_SETS] = {"generic", "avx2", "avx512"};
     hymba_error error = {.struct_size = sizeof error};
-    hymba_status status = hy_kernels_init(kernels, names[index], &error);
+    hymba_status status = hy_kernels_init(kernels, instruction_sets[index], &error);
     if (status == HYMBA_OK)
         return true;
     test_status(status, HYMBA_ERROR_UNSUPPORTED, error);
     printf("skipped: %s\n", error.message);
     return false;
+}
+
+/* The same with the variants; one that the compiler's machine has not is left out. */
+static inline bool kernels_of_variant(int index, struct hy_kernels *kernels)
+{
+    if (index < N_SETS)
+        return kernels_of_set(index, kernels);
+#ifdef __x86_64__
+    struct hy_cpu cpu = hy_cpu_detect();
+    if (index == N_SETS && cpu.avx512)
+        hy_kernels_avx512_base(kernels);
+    else if (index == N_SETS + 1 && cpu.avx512_vnni)
+        hy_kernels_avx512_vnni(kernels);
+    else
+        return false;
+    return true;
+#elif defined(__aarch64__)
+    struct hy_cpu cpu = hy_cpu_detect();
+    if (index == N_SETS && cpu.neon)
+        hy_kernels_neon_base(kernels);
+    else if (index == N_SETS + 1 && cpu.neon_dot)
+        hy_kernels_neon_dot(kernels);
+    else
+        return false;
+    return true;
+#else
+    return false;
+#endif
 }
 
 /* size bytes, the last of them just before an inaccessible page. */

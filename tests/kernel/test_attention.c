@@ -3,6 +3,10 @@
 
 enum { CASES = 60, MOST_SPANS = 8, MOST_SEQUENCES = 3 };
 
+static const hymba_dtype cache_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                          HYMBA_DTYPE_INT8};
+enum { N_CACHE_TYPES = sizeof cache_types / sizeof cache_types[0] };
+
 /* Keys and values of one sequence's whole past: head g of position s at (g * n_keys + s). */
 struct past {
     uint64_t window;
@@ -24,14 +28,15 @@ static size_t cut_spans(const struct attention *attention, const struct past *pa
                         size_t end, size_t n, struct hy_span *spans)
 {
     const struct hy_attention_args *args = &attention->args;
-    size_t element_size = hy_dtype_size(args->cache_type), count = 0;
+    size_t k_bytes = hy_cache_row_bytes(args->cache_type, args->qk_size);
+    size_t v_bytes = hy_cache_row_bytes(args->cache_type, args->v_size), count = 0;
     while (begin < end) {
         size_t length = count + 1 == n ? end - begin : 1 + test_random_below(end - begin);
         spans[count++] = (struct hy_span){
-            .k = past->k + begin * args->qk_size * element_size,
-            .v = past->v + begin * args->v_size * element_size,
-            .k_head_stride = past->n_keys * args->qk_size,
-            .v_head_stride = past->n_keys * args->v_size,
+            .k = past->k + begin * k_bytes,
+            .v = past->v + begin * v_bytes,
+            .k_head_stride = past->n_keys * k_bytes,
+            .v_head_stride = past->n_keys * v_bytes,
             .position = begin,
             .count = length,
             .pinned = begin < past->n_pinned,
@@ -51,6 +56,34 @@ static void cut_past(struct attention *attention, size_t s)
     attention->sequences[s].n_spans = n;
 }
 
+/* Rows of n elements in [-scale, scale), as a cache of the type has them. */
+static unsigned char *random_rows(size_t n_rows, size_t n, hymba_dtype type, float scale)
+{
+    if (type != HYMBA_DTYPE_INT8)
+        return random_elements(n_rows * n, type, scale, 0);
+    unsigned char *rows = guarded(n_rows * (n + sizeof(float)));
+    for (size_t row = 0; row < n_rows; row++) {
+        unsigned char *bytes = rows + row * (n + sizeof(float));
+        float row_scale = (0.1f + 0.9f * (float)test_random()) * scale / 127.0f;
+        for (size_t i = 0; i < n; i++)
+            bytes[i] = (unsigned char)((int)test_random_below(255) - 127);
+        memcpy(bytes + n, &row_scale, sizeof row_scale);
+    }
+    return rows;
+}
+
+/* Element i of row number row; rows have n elements. */
+static double row_element(const unsigned char *rows, hymba_dtype type, size_t n, size_t row,
+                          size_t i)
+{
+    if (type != HYMBA_DTYPE_INT8)
+        return element(rows, type, row * n + i);
+    float scale;
+    rows += row * (n + sizeof scale);
+    memcpy(&scale, rows + n, sizeof scale);
+    return (double)scale * (rows[i] > 127 ? rows[i] - 256 : rows[i]);
+}
+
 static void random_past(struct attention *attention, size_t s)
 {
     const struct hy_attention_args *args = &attention->args;
@@ -64,10 +97,8 @@ static void random_past(struct attention *attention, size_t s)
     past->n_pinned = test_random_below(8);
     if (past->n_pinned > past->n_keys)
         past->n_pinned = past->n_keys;
-    past->k = random_elements(args->n_kv_heads * past->n_keys * args->qk_size, args->cache_type,
-                              2.0f, 0);
-    past->v = random_elements(args->n_kv_heads * past->n_keys * args->v_size, args->cache_type,
-                              1.0f, 0);
+    past->k = random_rows(args->n_kv_heads * past->n_keys, args->qk_size, args->cache_type, 2.0f);
+    past->v = random_rows(args->n_kv_heads * past->n_keys, args->v_size, args->cache_type, 1.0f);
     sequence->segment = (struct hy_segment){attention->n_rows, n_rows};
     attention->n_rows += n_rows;
     cut_past(attention, s);
@@ -85,7 +116,7 @@ static void random_attention(struct attention *attention)
     args->q_stride = args->n_heads * args->qk_size + test_random_below(3);
     args->out_stride = args->n_heads * args->v_size + test_random_below(3);
     args->scale = 1.0f / sqrtf((float)args->qk_size);
-    args->cache_type = all_dtypes[test_random_below(3)];
+    args->cache_type = cache_types[test_random_below(N_CACHE_TYPES)];
     args->n_sequences = 1 + test_random_below(MOST_SEQUENCES);
     args->sequences = attention->sequences;
     for (size_t s = 0; s < args->n_sequences; s++) {
@@ -119,8 +150,8 @@ static double exact_score(const struct attention *attention, const struct past *
     double sum = 0.0;
     for (size_t i = 0; i < args->qk_size; i++)
         sum += (double)q[i]
-               * element(past->k, args->cache_type,
-                         (kv_head * past->n_keys + key) * args->qk_size + i);
+               * row_element(past->k, args->cache_type, args->qk_size,
+                             kv_head * past->n_keys + key, i);
     return sum * (double)args->scale;
 }
 
@@ -145,8 +176,8 @@ static void check_head(const struct attention *attention, size_t s, size_t row, 
         total += weight;
         for (size_t i = 0; i < args->v_size; i++)
             out[i] += weight
-                      * element(past->v, args->cache_type,
-                                (kv_head * past->n_keys + key) * args->v_size + i);
+                      * row_element(past->v, args->cache_type, args->v_size,
+                                    kv_head * past->n_keys + key, i);
     }
     for (size_t i = 0; i < args->v_size; i++)
         check_near((double)args->out[row * args->out_stride + head * args->v_size + i],
@@ -265,6 +296,40 @@ START_TEST(great_scores)
 }
 END_TEST
 
+/* An int8 row whose scale is not finite, as a key and as a value. */
+START_TEST(scales_that_are_not_finite)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { KEYS = 9, ROW = 5 };
+    const float bad[] = {INFINITY, NAN};
+    for (int number = 0; number < 4; number++) {
+        unsigned char k[KEYS * ROW] = {0}, v[KEYS * ROW] = {0};
+        float q = 1.0f, out, scratch[KEYS], one = 1.0f;
+        for (size_t i = 0; i < KEYS; i++) {
+            k[i * ROW] = v[i * ROW] = 1;
+            memcpy(k + i * ROW + 1, &one, sizeof one);
+            memcpy(v + i * ROW + 1, &one, sizeof one);
+        }
+        struct hy_span span = {.k = k, .v = v, .count = KEYS};
+        struct hy_attention_sequence sequence = {{0, 1}, KEYS - 1, UINT64_MAX, &span, 1};
+        struct hy_attention_args args = {
+            .q = &q, .out = &out, .n_heads = 1, .n_kv_heads = 1, .qk_size = 1, .v_size = 1,
+            .scale = 1.0f, .cache_type = HYMBA_DTYPE_INT8,
+            .sequences = &sequence, .n_sequences = 1, .max_keys = KEYS,
+        };
+        kernels.attention(&args, 0, 1, scratch);
+        check_near((double)out, 1.0, 1e-6, "equal values");
+        unsigned char *row = (number % 2 ? k : v) + 6 * ROW;
+        row[0] = 0;
+        memcpy(row + 1, &bad[number / 2], sizeof bad[0]);
+        kernels.attention(&args, 0, 1, scratch);
+        ck_assert(isnan(out));
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("attention");
@@ -274,6 +339,7 @@ int main(void)
     tcase_add_loop_test(tcase, cuts_give_the_same_bits, 0, N_SETS);
     tcase_add_loop_test(tcase, rows_alone_give_the_same_bits, 0, N_SETS);
     tcase_add_loop_test(tcase, great_scores, 0, N_SETS);
+    tcase_add_loop_test(tcase, scales_that_are_not_finite, 0, N_SETS);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

@@ -35,8 +35,8 @@ static struct product random_shape(void)
 }
 
 /*
- * Every set keeps at least eight partial sums, so a term goes through at most k / 8 roundings and a
- * dozen more at the end: the usual bound on the error of a sum, with the sum of absolute terms.
+ * A term goes through at most k / PARTIAL_SUMS roundings and a dozen more at the end: the usual
+ * bound on the error of a sum, with the sum of absolute terms.
  */
 static void check_product(const struct product *product)
 {
@@ -54,7 +54,7 @@ static void check_product(const struct product *product)
                 size += fabs(term);
             }
             check_near((double)args->y[t * args->y_stride + j], sum,
-                       (double)(args->k / 8 + 16) * 0x1p-24 * size, "product");
+                       (double)(args->k / PARTIAL_SUMS + 16) * 0x1p-24 * size, "product");
         }
     }
 }
@@ -76,7 +76,7 @@ START_TEST(against_double)
         return;
     for (int shape = 0; shape < SHAPES; shape++) {
         struct product product = random_shape();
-        kernels.matmul(&product.args, 0, product.args.n);
+        kernels.matmul(&product.args, 0, product.args.n, NULL);
         check_product(&product);
         check_gaps(&product);
         release_guarded();
@@ -92,7 +92,7 @@ START_TEST(large)
         return;
     for (int dtype = 0; dtype < 3; dtype++) {
         struct product product = random_product(13, 203, 1601, all_dtypes[dtype]);
-        kernels.matmul(&product.args, 0, product.args.n);
+        kernels.matmul(&product.args, 0, product.args.n, NULL);
         check_product(&product);
         release_guarded();
     }
@@ -108,14 +108,14 @@ START_TEST(parts_and_rows_give_the_same_bits)
         struct product product = random_shape();
         struct hy_matmul_args whole = product.args, alone = product.args;
         size_t borders[MOST_PARTS + 1], n_parts = random_division(whole.n, borders);
-        kernels.matmul(&whole, 0, whole.n);
+        kernels.matmul(&whole, 0, whole.n, NULL);
 
         alone.m = 1;
         for (size_t t = 0; t < whole.m; t++) {
             alone.x = whole.x + t * whole.x_stride;
             alone.y = copy_floats(product.start + t * whole.y_stride, whole.n);
             for (size_t part = 0; part < n_parts; part++)
-                kernels.matmul(&alone, borders[part], borders[part + 1]);
+                kernels.matmul(&alone, borders[part], borders[part + 1], NULL);
             check_same_bits(alone.y, whole.y + t * whole.y_stride, whole.n, "row alone");
         }
         release_guarded();
@@ -137,7 +137,7 @@ START_TEST(special_values)
             w[k - 1] = 2.0f;
             struct hy_matmul_args args = {.x = x, .m = 1, .n = 1, .k = k, .w = w, .w_stride = k,
                                           .dtype = HYMBA_DTYPE_F32, .y = &y};
-            kernels.matmul(&args, 0, 1);
+            kernels.matmul(&args, 0, 1, NULL);
             ck_assert(isnan(specials[s]) ? isnan(y) : isinf(y) && (y > 0) == (specials[s] > 0));
             release_guarded();
         }

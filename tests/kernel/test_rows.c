@@ -11,9 +11,48 @@ START_TEST(names)
     ck_assert_str_eq(kernels.name, "generic");
     test_status(hy_kernels_init(&kernels, "sse9", &error), HYMBA_ERROR_ARGUMENT, error);
     ck_assert_ptr_nonnull(strstr(error.message, "sse9"));
+    unsetenv("HYMBA_CPU");
     test_status(hy_kernels_init(&kernels, NULL, &error), HYMBA_OK, error);
     test_status(hy_kernels_init(&best, "best", &error), HYMBA_OK, error);
     ck_assert_str_eq(kernels.name, best.name);
+}
+END_TEST
+
+/* The environment counts where no name is given; no machine has both of these. */
+START_TEST(names_in_the_environment)
+{
+    static const char *const sets[] = {"generic", "best", "avx2", "neon"};
+    struct hy_kernels kernels, expected;
+    hymba_error error = {.struct_size = sizeof error};
+    int n_unsupported = 0;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        unsetenv("HYMBA_CPU");
+        hymba_error_init(&error, sizeof error);
+        hymba_status status = hy_kernels_init(&expected, sets[i], &error);
+        ck_assert_ptr_null(strstr(error.message, "HYMBA_CPU"));
+        setenv("HYMBA_CPU", sets[i], 1);
+        test_status(hy_kernels_init(&kernels, NULL, &error), status, error);
+        if (status == HYMBA_OK) {
+            ck_assert_str_eq(kernels.name, expected.name);
+        } else {
+            ck_assert_int_eq(status, HYMBA_ERROR_UNSUPPORTED);
+            ck_assert_ptr_eq(strstr(error.message, "HYMBA_CPU: "), error.message);
+            ck_assert_ptr_nonnull(strstr(error.message, sets[i]));
+            n_unsupported++;
+        }
+        test_status(hy_kernels_init(&kernels, "generic", &error), HYMBA_OK, error);
+        ck_assert_str_eq(kernels.name, "generic");
+    }
+    ck_assert_int_ge(n_unsupported, 1);
+    setenv("HYMBA_CPU", "sse9", 1);
+    test_status(hy_kernels_init(&kernels, NULL, &error), HYMBA_ERROR_ARGUMENT, error);
+    ck_assert_ptr_eq(strstr(error.message, "HYMBA_CPU: "), error.message);
+    ck_assert_ptr_nonnull(strstr(error.message, "\"sse9\""));
+    test_status(hy_kernels_init(&expected, "best", &error), HYMBA_OK, error);
+    setenv("HYMBA_CPU", "", 1);
+    test_status(hy_kernels_init(&kernels, NULL, &error), HYMBA_OK, error);
+    ck_assert_str_eq(kernels.name, expected.name);
+    unsetenv("HYMBA_CPU");
 }
 END_TEST
 
@@ -38,7 +77,8 @@ START_TEST(embed)
         hymba_dtype dtype = all_dtypes[number % 3];
         size_t n = 1 + test_random_below(70);
         unsigned char *table = random_elements(7 * n, dtype, 1.0f, test_random_below(2));
-        struct hy_embed_args args = {ids, table, dtype, n, zero_floats(4 * n)};
+        struct hy_embed_args args = {ids, {.data = table, .dtype = dtype, .columns = n},
+                                     zero_floats(4 * n)};
         kernels.embed(&args, 0, 3);
         kernels.embed(&args, 3, 4);
         for (size_t t = 0; t < 4; t++)
@@ -247,23 +287,85 @@ START_TEST(cache_rows)
                               3.4e38f, 1e-45f, 6e-8f, 3e-8f, 2.9e-8f, 6.1e-5f, 1.00390625f};
     for (int number = 0; number < CASES; number++) {
         hymba_dtype dtype = all_dtypes[number % 3];
-        size_t n = 1 + test_random_below(70), head_stride = (ROWS + 1) * n;
-        size_t count = head_stride * (HEADS - 1) + ROWS * n;
+        size_t n = 1 + test_random_below(70), apart = (ROWS + 1) * n; /* heads */
+        size_t count = apart * (HEADS - 1) + ROWS * n;
         float *x = random_floats(ROWS * HEADS * n, number % 2 ? 1.0f : 1e-5f);
         for (size_t i = 0; i < 5; i++)
             x[test_random_below(ROWS * HEADS * n)] = specials[test_random_below(15)];
         struct hy_cache_rows_args args = {
             .x = x, .x_stride = HEADS * n, .n_heads = HEADS, .head_size = n, .dtype = dtype,
-            .y = random_elements(count, dtype, 1.0f, 0), .head_stride = head_stride,
+            .y = random_elements(count, dtype, 1.0f, 0),
+            .head_stride = apart * hy_dtype_size(dtype),
         };
-        double between = ROWS * n < head_stride ? element(args.y, dtype, ROWS * n) : 0.0;
+        double between = element(args.y, dtype, ROWS * n);
         kernels.cache_rows(&args, 2, 3);
         kernels.cache_rows(&args, 0, 2);
         for (size_t t = 0; t < ROWS; t++)
             for (size_t i = 0; i < HEADS * n; i++)
-                check_stored(args.y, dtype, i / n * head_stride + t * n + i % n,
+                check_stored(args.y, dtype, i / n * apart + t * n + i % n,
                              x[t * HEADS * n + i]);
         ck_assert_double_eq(element(args.y, dtype, ROWS * n), between);
+        release_guarded();
+    }
+}
+END_TEST
+
+/* The nearest multiple of a 127th of the greatest, on every instruction set the same; between two
+ * multiples the factor's rounding may decide. Rows of nothing that counts are 0. */
+static void check_int8_row(const unsigned char *y, const float *x, size_t n)
+{
+    float greatest = 0.0f, scale;
+    bool finite = true;
+    memcpy(&scale, y + n, sizeof scale);
+    for (size_t i = 0; i < n; i++) {
+        finite = finite && isfinite(x[i]);
+        greatest = fmaxf(greatest, fabsf(x[i]));
+    }
+    if (!finite)
+        ck_assert(!isfinite(scale));
+    else
+        ck_assert_float_eq(scale, greatest / 127.0f);
+    for (size_t i = 0; i < n; i++) {
+        int value = y[i] > 127 ? y[i] - 256 : y[i];
+        if (!finite || greatest < 0x1p-118f)
+            ck_assert_int_eq(value, 0);
+        else
+            check_near(value, (double)x[i] * 127.0 / (double)greatest, 0.5 + 2e-5, "int8");
+    }
+}
+
+START_TEST(int8_cache_rows)
+{
+    struct hy_kernels kernels, generic;
+    hymba_error error = {.struct_size = sizeof error};
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    test_status(hy_kernels_init(&generic, "generic", &error), HYMBA_OK, error);
+    enum { ROWS = 3, HEADS = 2 };
+    const float specials[] = {0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1e-45f, 1e-36f};
+    const float scales[] = {1.0f, 1e-37f, 0.0f, 1e30f};
+    for (int number = 0; number < 3 * CASES; number++) {
+        size_t n = 1 + test_random_below(70), row = n + sizeof(float), apart = ROWS * row + 3;
+        size_t size = apart * (HEADS - 1) + ROWS * row;
+        float *x = random_floats(ROWS * HEADS * n, scales[number % 4]);
+        if (number % 3 == 0)
+            x[test_random_below(ROWS * HEADS * n)] = specials[test_random_below(8)];
+        struct hy_cache_rows_args args = {
+            .x = x, .x_stride = HEADS * n, .n_heads = HEADS, .head_size = n,
+            .dtype = HYMBA_DTYPE_INT8, .y = guarded(size), .head_stride = apart,
+        };
+        unsigned char *y = args.y;
+        memset(y, 0x55, size);
+        kernels.cache_rows(&args, 2, 3);
+        kernels.cache_rows(&args, 0, 2);
+        for (size_t t = 0; t < ROWS; t++)
+            for (size_t head = 0; head < HEADS; head++)
+                check_int8_row(y + head * apart + t * row, x + (t * HEADS + head) * n, n);
+        ck_assert_mem_eq(y + ROWS * row, "\x55\x55\x55", 3);
+        args.y = guarded(size);
+        memset(args.y, 0x55, size);
+        generic.cache_rows(&args, 0, ROWS);
+        ck_assert_mem_eq(y, args.y, size);
         release_guarded();
     }
 }
@@ -275,6 +377,7 @@ int main(void)
     TCase *tcase = tcase_create("rows");
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, names);
+    tcase_add_test(tcase, names_in_the_environment);
     tcase_add_loop_test(tcase, complete, 0, N_SETS);
     tcase_add_loop_test(tcase, embed, 0, N_SETS);
     tcase_add_loop_test(tcase, rms_norm, 0, N_SETS);
@@ -283,6 +386,7 @@ int main(void)
     tcase_add_loop_test(tcase, swiglu_special_values, 0, N_SETS);
     tcase_add_loop_test(tcase, rope, 0, N_SETS);
     tcase_add_loop_test(tcase, cache_rows, 0, N_SETS);
+    tcase_add_loop_test(tcase, int8_cache_rows, 0, N_SETS);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

@@ -220,7 +220,7 @@ START_TEST(unknown_parameters_are_refused_by_name)
         {{.cpu = "mmx"}, HYMBA_ERROR_ARGUMENT, "mmx"},
         {{.cache_type = 77}, HYMBA_ERROR_ARGUMENT, "cache_type"},
         {{.state_type = -1}, HYMBA_ERROR_ARGUMENT, "state_type"},
-        {{.compute = 9}, HYMBA_ERROR_UNSUPPORTED, "compute"},
+        {{.compute = 9}, HYMBA_ERROR_ARGUMENT, "compute"},
         {{.max_step_tokens = 1u << 30}, HYMBA_ERROR_ARGUMENT, "max_step_tokens"},
         {{.n_threads = 1u << 30}, HYMBA_ERROR_ARGUMENT, "n_threads"},
     };

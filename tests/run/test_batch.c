@@ -133,14 +133,18 @@ static void check_batches(const struct golden *golden, hymba_context_params refe
 
 START_TEST(cuts_batches_steps_and_threads_change_no_bit)
 {
-    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16};
-    static const uint32_t steps[] = {0, 16, 3};
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                        HYMBA_DTYPE_INT8};
+    static const uint32_t steps[] = {0, 16, 3, 5};
     struct golden golden;
     golden_open(&golden, models[_i]);
-    for (int k = 0; k < 3; k++) {
-        hymba_context_params one = {.cache_type = types[k], .n_threads = 1};
+    for (int k = 0; k < 4; k++) {
+        int compute = k == 0 ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_BF16;
+        hymba_context_params one = {
+            .cache_type = types[k], .n_threads = 1, .compute = compute};
         hymba_context_params two = {
-            .cache_type = types[k], .n_threads = 2, .max_step_tokens = steps[k]};
+            .cache_type = types[k], .n_threads = 2, .compute = compute,
+            .max_step_tokens = steps[k]};
         make_tokens(&golden, (unsigned)(k + 1));
         check_batches(&golden, one, two);
         if (test_looks_for_races())

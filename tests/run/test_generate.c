@@ -17,7 +17,8 @@ static void set_up(void)
 {
     test_status(hymba_model_open(test_data("examples/demo"), NULL, &model, &error), HYMBA_OK,
                 error);
-    test_status(hymba_context_create(model, NULL, &context, &error), HYMBA_OK, error);
+    hymba_context_params params = {.struct_size = sizeof params, .compute = HYMBA_COMPUTE_F32};
+    test_status(hymba_context_create(model, &params, &context, &error), HYMBA_OK, error);
 }
 
 static void tear_down(void)

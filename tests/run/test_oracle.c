@@ -381,16 +381,18 @@ static void begin_history(struct history *history, hymba_dtype cache_type)
 
 START_TEST(random_histories_equal_recomputing)
 {
-    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16};
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                        HYMBA_DTYPE_INT8};
+    enum { N_TYPES = sizeof types / sizeof types[0] };
     struct history *history = calloc(1, sizeof *history);
-    hymba_context *references[3];
+    hymba_context *references[N_TYPES];
     golden_open(&history->golden, models[_i]);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < N_TYPES; i++)
         references[i] = make_context(&history->golden, types[i], 0, 0);
     int n = histories();
     for (int h = 0; h < n; h++) {
         test_random_seed((unsigned)(h * N_MODELS + _i + 1));
-        size_t type = test_random_below(2) ? 0 : test_random_below(3);
+        size_t type = test_random_below(2) ? 0 : test_random_below(N_TYPES);
         history->reference = references[type];
         begin_history(history, types[type]);
         for (int k = 0; k < OPERATIONS; k++)
@@ -404,7 +406,7 @@ START_TEST(random_histories_equal_recomputing)
     printf("oracle: %s: %d histories, %zu operations, %zu sessions compared, logits differ by at "
            "most %g\n",
            models[_i], n, history->n_operations, history->n_compared, history->worst);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < N_TYPES; i++)
         hymba_context_release(references[i]);
     golden_close(&history->golden);
     free(history);

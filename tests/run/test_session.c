@@ -2,6 +2,7 @@
  * random histories are in test_oracle.c; here stands what each call promises by name. */
 #include "golden.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -405,6 +406,47 @@ START_TEST(a_saved_session_is_for_its_model_and_types)
 }
 END_TEST
 
+/* Saved, loaded and gone on with in int8 caches: meta tokens, blocks, rings and a fork of them. */
+START_TEST(sessions_of_int8_caches_are_saved_to_the_bit)
+{
+    char path[256];
+    hymba_session *loaded, *fork;
+    hymba_context_params params = {.struct_size = sizeof params, .cache_type = HYMBA_DTYPE_INT8};
+    hymba_reuse_info info = {.struct_size = sizeof info};
+    hymba_context *context, *other, *f32 = make_context(golden.model, 0);
+    test_status(hymba_context_create(golden.model, &params, &context, &error), HYMBA_OK, error);
+    test_status(hymba_context_create(golden.model, &params, &other, &error), HYMBA_OK, error);
+    hymba_session *session = make_session(context, (hymba_session_params){0});
+    hymba_session *whole = make_session(context, (hymba_session_params){0});
+    append(session, 0, 300);
+    snprintf(path, sizeof path, "%s/saved", test_directory());
+    test_status(hymba_session_save(session, NULL, path, NULL, &error), HYMBA_OK, error);
+    test_status(hymba_session_load(f32, path, NULL, &loaded, NULL, NULL, &error),
+                HYMBA_ERROR_STATE, error);
+    ck_assert_ptr_nonnull(strstr(error.message, "cache_type"));
+    test_status(hymba_session_load(other, path, NULL, &loaded, NULL, &info, &error), HYMBA_OK,
+                error);
+    ck_assert_uint_eq(info.reused_tokens, 300);
+    ck_assert_uint_eq(info.computed_tokens, 0);
+    check_equal(loaded, session);
+    test_status(hymba_session_fork(loaded, &fork, NULL, &error), HYMBA_OK, error);
+    append(whole, 0, 330);
+    append(loaded, 300, 30);
+    append(fork, 300, 30);
+    append(session, 300, 30);
+    check_equal(session, whole);
+    check_equal(loaded, whole);
+    check_equal(fork, whole);
+    hymba_session_release(fork);
+    hymba_session_release(loaded);
+    hymba_session_release(session);
+    hymba_session_release(whole);
+    hymba_context_release(context);
+    hymba_context_release(other);
+    hymba_context_release(f32);
+}
+END_TEST
+
 static int32_t collect(void *user, const void *data, size_t size)
 {
     char **place = user;
@@ -420,6 +462,34 @@ static int32_t refuse(void *user, const void *data, size_t size)
     (void)size;
     return --*left < 0;
 }
+
+/* Elements are off by half a 127th of a head's greatest at most; logits of unlike tokens differ by
+ * many times what that makes of them. */
+START_TEST(int8_caches_change_little)
+{
+    hymba_context_params params = {.struct_size = sizeof params, .cache_type = HYMBA_DTYPE_INT8};
+    hymba_context *context, *f32 = make_context(golden.model, 0);
+    test_status(hymba_context_create(golden.model, &params, &context, &error), HYMBA_OK, error);
+    hymba_session *rounded = make_session(context, (hymba_session_params){0});
+    hymba_session *exact = make_session(f32, (hymba_session_params){0});
+    for (size_t done = 0; done < 600; done += 100) {
+        double difference = 0.0, spread = 0.0;
+        append(rounded, done, 100);
+        append(exact, done, 100);
+        const float *a = logits_of(rounded), *b = logits_of(exact);
+        for (size_t i = 0; i < vocabulary; i++) {
+            difference += fabs((double)a[i] - (double)b[i]);
+            spread += fabs((double)b[i] - (double)b[0]);
+        }
+        ck_assert_double_gt(difference, 0.0);
+        ck_assert_double_lt(difference, 0.05 * spread);
+    }
+    hymba_session_release(rounded);
+    hymba_session_release(exact);
+    hymba_context_release(context);
+    hymba_context_release(f32);
+}
+END_TEST
 
 START_TEST(a_sampler_is_saved_with_its_session)
 {
@@ -540,6 +610,8 @@ int main(void)
     tcase_add_test(tests, a_snapshot_beyond_the_budget_drops_no_other);
     tcase_add_test(tests, a_sliding_session_equals_a_windowed_model);
     tcase_add_test(tests, a_saved_session_is_for_its_model_and_types);
+    tcase_add_test(tests, sessions_of_int8_caches_are_saved_to_the_bit);
+    tcase_add_test(tests, int8_caches_change_little);
     tcase_add_test(tests, a_sampler_is_saved_with_its_session);
     tcase_add_test(tests, a_session_s_memory_limit_is_kept);
     tcase_add_test(tests, limit_policies);

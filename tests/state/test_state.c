@@ -120,14 +120,18 @@ static void make_row(uint32_t cache, uint32_t kind, uint32_t head, uint64_t posi
     }
 }
 
+static size_t row_bytes(const struct hy_state_layout *layout, uint32_t kind)
+{
+    return kind ? layout->v_row_bytes : layout->k_row_bytes;
+}
+
 static const unsigned char *head_row(const struct hy_state_layout *layout,
                                      const struct hy_span *span, uint32_t kind, size_t head,
                                      size_t row)
 {
     size_t stride = kind ? span->v_head_stride : span->k_head_stride;
-    size_t size = kind ? layout->v_size : layout->qk_size;
     const unsigned char *data = kind ? span->v : span->k;
-    return data + (head * stride + row * size) * layout->cache_size;
+    return data + head * stride + row * row_bytes(layout, kind);
 }
 
 static void check_span(const struct hy_state_layout *layout, const struct hy_span *span,
@@ -137,7 +141,7 @@ static void check_span(const struct hy_state_layout *layout, const struct hy_spa
     for (size_t i = 0; i < span->count; i++) {
         uint64_t position = span->position + i;
         for (uint32_t kind = 0; kind < 2; kind++) {
-            size_t size = (kind ? layout->v_size : layout->qk_size) * layout->cache_size;
+            size_t size = row_bytes(layout, kind);
             for (uint32_t head = 0; head < layout->n_kv_heads; head++) {
                 make_row(cache, kind, head, position, stamps[position], expected, size);
                 if (memcmp(head_row(layout, span, kind, head, i), expected, size) != 0)
@@ -161,7 +165,7 @@ static void fill_step(struct world *world, size_t row, size_t n_rows, uint64_t p
                 for (uint32_t head = 0; head < layout->n_kv_heads; head++)
                     make_row(cache, kind, head, position + i, stamps[position + i],
                              (unsigned char *)head_row(layout, &span, kind, head, i),
-                             (kind ? layout->v_size : layout->qk_size) * layout->cache_size);
+                             row_bytes(layout, kind));
         check_span(layout, &span, cache, stamps);
     }
 }
@@ -463,7 +467,7 @@ static void open_world(struct world *world, const struct shape *shape,
     world->working =
         malloc((hy_layout_recurrent_floats(&world->layout) + 1) * sizeof *world->working);
     ck_assert_uint_le(world->layout.rewind_tokens, MAX_REWIND);
-    ck_assert_uint_le((world->layout.qk_size + world->layout.v_size) * 4, LARGEST_ROW);
+    ck_assert_uint_le(world->layout.k_row_bytes + world->layout.v_row_bytes, LARGEST_ROW);
 }
 
 static void close_world(struct world *world)
@@ -554,13 +558,14 @@ static const struct shape shapes[] = {
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-/* _i: number of the shape. */
+/* _i: number of the shape. Rows of an int8 cache end at odd addresses. */
 START_TEST(random_lives)
 {
     static const struct hy_layout_params params[] = {
         {HYMBA_DTYPE_F32, HYMBA_DTYPE_F32, STEP_ROWS, 0},
         {HYMBA_DTYPE_F16, HYMBA_DTYPE_F16, STEP_ROWS, 4},
         {HYMBA_DTYPE_BF16, HYMBA_DTYPE_F32, STEP_ROWS, MAX_REWIND},
+        {HYMBA_DTYPE_INT8, HYMBA_DTYPE_F32, STEP_ROWS, 5},
     };
     for (unsigned i = 0; i < sizeof params / sizeof params[0]; i++) {
         test_random_seed(100 * (unsigned)_i + i);
@@ -573,7 +578,8 @@ END_TEST
 /* One token after another, across the borders of blocks and many times round the ring. */
 START_TEST(token_by_token)
 {
-    static const struct hy_layout_params params = {HYMBA_DTYPE_F16, HYMBA_DTYPE_F32, 8, 0};
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F16, HYMBA_DTYPE_INT8};
+    struct hy_layout_params params = {types[_i], HYMBA_DTYPE_F32, 8, 0};
     static struct world world;
     struct expected after_meta;
     struct slot *slot = &world.slots[0];
@@ -671,6 +677,7 @@ END_TEST
 /* ------------------------------------------------------------------- sizes */
 
 static const struct hy_layout_params f16_params = {HYMBA_DTYPE_F16, HYMBA_DTYPE_F16, 128, 0};
+static const struct hy_layout_params int8_params = {HYMBA_DTYPE_INT8, HYMBA_DTYPE_F16, 128, 16};
 
 /* docs/semantics.md, section 8: 3 full and 14 window caches of 5 heads of 64 + 128, 32 layers of
  * 3 rows of history and 16 states of 3200 channels; two bytes an element. */
@@ -695,15 +702,35 @@ START_TEST(memory_of_the_published_shape)
 }
 END_TEST
 
+/* The same with int8 caches: a byte an element and four bytes for each head's key and value. */
+START_TEST(memory_of_int8_caches)
+{
+    struct hy_plan plan;
+    struct hy_state_layout layout;
+    hymba_memory_info info = {.struct_size = sizeof info, .n_tokens = 8192};
+    create_preset_plan("1.5b", &plan);
+    test_status(hy_layout_create(&memory, &plan, &int8_params, &layout, &error), HYMBA_OK, error);
+    test_status(hy_layout_memory(&layout, &info, &error), HYMBA_OK, error);
+    ck_assert_uint_eq(info.meta_bytes, UINT64_C(17) * 128 * 5 * (192 + 8));
+    ck_assert_uint_eq(info.kv_bytes,
+                      (UINT64_C(3) * 8192 + UINT64_C(14) * (1024 + 16)) * 5 * (192 + 8));
+    ck_assert_uint_eq(layout.step_bytes, UINT64_C(17) * 128 * 5 * (192 + 8));
+    hy_layout_free(&memory, &layout);
+    hy_plan_free(&memory, &plan);
+}
+END_TEST
+
 /* What is said before is what is taken afterwards; the only surplus is one header a block. */
 START_TEST(memory_is_as_announced)
 {
+    struct hy_layout_params params = _i ? int8_params : f16_params;
     static const uint64_t lengths[] = {0, 1, 256, 257, 1000};
     struct hy_plan plan;
     struct hy_state_layout layout;
     struct hy_meta_state *meta;
     create_preset_plan("tiny", &plan);
-    test_status(hy_layout_create(&memory, &plan, &f16_params, &layout, &error), HYMBA_OK, error);
+    params.rewind_tokens = 0;
+    test_status(hy_layout_create(&memory, &plan, &params, &layout, &error), HYMBA_OK, error);
     test_status(hy_meta_state_create(&memory, &layout, &meta, &error), HYMBA_OK, error);
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         struct hy_memory own;
@@ -861,11 +888,12 @@ int main(void)
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, random_lives, 0, N_SHAPES);
-    tcase_add_test(tests, token_by_token);
+    tcase_add_loop_test(tests, token_by_token, 0, 2);
     tcase_add_test(tests, blocks_are_shared_until_written);
     tcase_add_test(tests, copies_do_not_disturb_each_other);
     tcase_add_test(tests, memory_of_the_published_shape);
-    tcase_add_test(tests, memory_is_as_announced);
+    tcase_add_test(tests, memory_of_int8_caches);
+    tcase_add_loop_test(tests, memory_is_as_announced, 0, 2);
     tcase_add_test(tests, memory_of_going_back);
     tcase_add_test(tests, sizes_that_do_not_fit);
     tcase_add_test(tests, reserving_too_much);

@@ -96,6 +96,7 @@ hymba_context *golden_context(const struct golden *golden, const char *cpu, uint
         .cpu = cpu,
         .n_threads = n_threads,
         .max_step_tokens = max_step_tokens,
+        .compute = HYMBA_COMPUTE_F32, /* what goldens are exact for */
     };
     hymba_context *context;
     test_status(hymba_context_create(golden->model, &params, &context, &error), HYMBA_OK, error);

@@ -38,6 +38,12 @@ bool test_looks_for_races(void)
     return sanitizer && strcmp(sanitizer, "thread") == 0;
 }
 
+bool test_is_emulated(void)
+{
+    const char *wrapper = getenv("HYMBA_WRAPPER");
+    return wrapper && strncmp(wrapper, "qemu", 4) == 0;
+}
+
 const char *test_data(const char *name)
 {
     const char *path = path_of("tests/data", name);

@@ -257,13 +257,13 @@ START_TEST(names_and_sizes)
         hymba_dtype dtype;
         const char *name;
         size_t size;
-    } cases[] = {{1, "f32", 4}, {2, "f16", 2}, {3, "bf16", 2}};
-    for (int i = 0; i < 3; i++) {
+    } cases[] = {{1, "f32", 4}, {2, "f16", 2}, {3, "bf16", 2}, {4, "int8", 1}, {5, "int4", 0}};
+    for (int i = 0; i < 5; i++) {
         ck_assert_str_eq(hymba_dtype_name(cases[i].dtype), cases[i].name);
         ck_assert_uint_eq(hymba_dtype_size(cases[i].dtype), cases[i].size);
         ck_assert_int_eq(hymba_dtype_from_name(cases[i].name), cases[i].dtype);
     }
-    static const hymba_dtype unknown[] = {0, -1, 4, 1000, INT32_MAX, INT32_MIN};
+    static const hymba_dtype unknown[] = {0, -1, 6, 1000, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         ck_assert_ptr_null(hymba_dtype_name(unknown[i]));
         ck_assert_uint_eq(hymba_dtype_size(unknown[i]), 0);

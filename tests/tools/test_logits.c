@@ -48,7 +48,7 @@ START_TEST(logits_equal_the_goldens_in_chunks_and_whole)
 {
     enum { LENGTH = 64 };
     static const char *const chunks[] = {"", "--chunk 1", "--chunk 7 --threads 2",
-                                         "--chunk=1000 --compute f32 --cpu generic"};
+                                         "--chunk=1000 --cpu generic"};
     json_t *manifest = load_json(test_data("goldens/a_all_features.json"));
     size_t vocabulary = (size_t)integer_of(json_object_get(manifest, "config"), "vocab_size");
     char *golden = test_read_file(test_data("goldens/a_all_features.safetensors"), NULL);
@@ -63,7 +63,7 @@ START_TEST(logits_equal_the_goldens_in_chunks_and_whole)
     for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
         size_t size = 0;
         const char *path = in_directory("logits.safetensors");
-        struct result result = run_well(ids, "logits -m %s --tokens - --out %s %s",
+        struct result result = run_well(ids, "logits -m %s --tokens - --out %s --compute f32 %s",
                                         test_data("goldens/a_all_features"), path, chunks[i]);
         char *file = test_read_file(path, &size);
         const char *values = check_matrix(file, size, LENGTH, vocabulary);
@@ -179,7 +179,7 @@ START_TEST(perplexity_of_the_first_chunk)
         end += strcspn(end, " \n");
     }
     *end = '\0';
-    struct result result = run_well(text, "perplexity -m %s --tokens - --json", demo);
+    struct result result = run_well(text, "perplexity -m %s --tokens - --compute f32 --json", demo);
     json_t *object = parse_json(result.out);
     ck_assert_int_eq(integer_of(object, "tokens"), 512);
     ck_assert_double_eq_tol(number_of(object, "nll") * 512 / sum, 1, 1e-5);

@@ -53,6 +53,31 @@ START_TEST(info_of_the_demo)
 }
 END_TEST
 
+/* What --cpu names, or HYMBA_CPU where there is no --cpu. */
+START_TEST(info_tells_the_instruction_set)
+{
+    struct result result;
+    json_t *object;
+    setenv("HYMBA_CPU", "generic", 1);
+    result = run_well("", "info -m %s --json", demo);
+    object = parse_json(result.out);
+    ck_assert_str_eq(string_of(object, "cpu"), "generic");
+    json_decref(object);
+    free_result(&result);
+    result = run_well("", "info -m %s", demo);
+    ck_assert_ptr_nonnull(strstr(result.out, "instruction set generic,"));
+    free_result(&result);
+    setenv("HYMBA_CPU", "z80", 1);
+    check_refused(1, "", "HYMBA_CPU: instruction set \"z80\"", "info -m examples/demo");
+    result = run_well("", "info -m %s --json --cpu generic", demo);
+    object = parse_json(result.out);
+    ck_assert_str_eq(string_of(object, "cpu"), "generic");
+    json_decref(object);
+    free_result(&result);
+    unsetenv("HYMBA_CPU");
+}
+END_TEST
+
 START_TEST(info_of_a_preset)
 {
     struct result result = run_well("", "info --preset 1.5b --context 8192 --cache-type f16 "
@@ -69,6 +94,22 @@ START_TEST(info_of_a_preset)
     ck_assert_int_eq(integer_of(session, "conv_bytes"), (json_int_t)32 * 3200 * 3 * 2);
     ck_assert_int_eq(integer_of(session, "ssm_bytes"), (json_int_t)32 * 3200 * 16 * 2);
     ck_assert_int_le(own, 78650000); /* 78.6 MB */
+    json_decref(object);
+    free_result(&result);
+}
+END_TEST
+
+/* A scale of four bytes for each head's key and each head's value. */
+START_TEST(info_of_int8_caches)
+{
+    struct result result =
+        run_well("", "info --preset 1.5b --context 8192 --cache-type int8 --json");
+    json_t *object = parse_json(result.out);
+    const json_t *session = json_object_get(object, "session");
+    ck_assert_str_eq(string_of(session, "cache_type"), "int8");
+    ck_assert_int_eq(integer_of(session, "meta_bytes"), (json_int_t)17 * 128 * 5 * (192 + 8));
+    ck_assert_int_eq(integer_of(session, "kv_bytes"),
+                     (json_int_t)(3 * 8192 + 14 * 1024) * 5 * (192 + 8));
     json_decref(object);
     free_result(&result);
 }
@@ -161,21 +202,24 @@ static json_int_t bytes_of_row(const json_t *object, size_t index)
     return integer_of(json_array_get(json_object_get(object, "rows"), index), "bytes_per_step");
 }
 
-/* 3 layers keep all tokens, 3 other owners a window of 128; 2 heads of 64 and 64 values a token,
- * 4 bytes each; the meta tokens are there once. */
+/* A pass does not read the meta tokens' 8,192 weights. 3 layers keep all tokens, 3 other owners a
+ * window of 128; 2 heads of 64 and 64 values a token, 4 bytes each, or 1 and a scale for each key
+ * and value of a head; the keys and values of the meta tokens are there once. */
 START_TEST(bench_counts_bytes)
 {
-    static const json_int_t weights = 2 * 10797696, state = 8 * 512 * (16 + 3) * 4;
+    static const json_int_t weights = 2 * (10797696 - 8192), state = 8 * 512 * (16 + 3) * 4;
     struct result result = run_well("", "info -m %s --json", demo);
     json_t *info = parse_json(result.out);
     json_t *shape = json_object_get(info, "configuration");
-    json_int_t entry = 4 * integer_of(shape, "n_kv_heads") *
-                       (integer_of(shape, "qk_head_size") + integer_of(shape, "v_head_size"));
-    json_int_t meta = 6 * integer_of(shape, "n_meta_tokens") * entry;
+    json_int_t n_meta = integer_of(shape, "n_meta_tokens");
+    json_int_t heads = integer_of(shape, "n_kv_heads");
+    json_int_t values = integer_of(shape, "qk_head_size") + integer_of(shape, "v_head_size");
     json_decref(info);
     free_result(&result);
-    static const char *const ways[] = {"", "--separate"};
-    for (json_int_t i = 0; i < 2; i++) {
+    static const char *const ways[] = {"", "--separate", "--cache-type int8 --separate"};
+    for (json_int_t i = 0; i < 3; i++) {
+        json_int_t entry = heads * (i < 2 ? 4 * values : values + 8);
+        json_int_t meta = 6 * n_meta * entry;
         result = run_well("", "bench -p 1 -n 2 -d 300 -b 1,3 --json --read-buffer 64 %s",
                           ways[i]);
         json_t *object = parse_json(result.out);
@@ -210,8 +254,9 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        info_of_the_demo, info_of_a_preset, init_writes_a_model_that_runs,
-        init_from_a_configuration, bench_of_the_demo, bench_counts_bytes,
+        info_of_the_demo, info_tells_the_instruction_set, info_of_a_preset,
+        info_of_int8_caches, init_writes_a_model_that_runs, init_from_a_configuration,
+        bench_of_the_demo, bench_counts_bytes,
         bench_tells_its_own_peak_of_memory,
     };
     return run_command_tests("models", tests, sizeof tests / sizeof tests[0]);

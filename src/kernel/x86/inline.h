@@ -6,6 +6,8 @@
 #ifndef HY_KERNEL_X86_INLINE_H
 #define HY_KERNEL_X86_INLINE_H
 
+#include "tensor/dtype.h"
+
 #define HY_INLINE static inline __attribute__((always_inline))
 
 /* Before a loop of a constant, small number of passes. */
@@ -14,5 +16,15 @@
 #else
 #define HY_UNROLL _Pragma("GCC unroll 16")
 #endif
+
+/* Keeps the compiler from giving every row of a block an address register of its own: there are not
+ * enough. */
+#define HY_KEEP(pointer) __asm__("" : "+r"(pointer))
+
+/* hy_dtype_size as a constant, for types whose elements have an address. */
+HY_INLINE size_t element_bytes(const hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_F32 ? 4 : dtype == HYMBA_DTYPE_INT8 ? 1 : 2;
+}
 
 #endif

@@ -5,6 +5,8 @@
 #include "kernel/x86/vec_avx2.h"
 
 #include "kernel/x86/matmul_body.h"
+#include "kernel/x86/matmul_f32_body.h"
+#include "kernel/x86/quantised_body.h"
 
 #include "kernel/x86/attention_body.h"
 #include "kernel/x86/conv_scan_body.h"

@@ -14,17 +14,20 @@ HY_INLINE void row_to_f32(const unsigned char *source, const hymba_dtype dtype, 
 
 static void embed(const struct hy_embed_args *args, size_t begin, size_t end)
 {
-    size_t row_size = args->n * hy_dtype_size(args->dtype);
+    const struct hy_matrix *table = &args->table;
+    size_t n = table->columns, row_bytes = hy_row_bytes(table->dtype, n);
     for (size_t t = begin; t < end; t++) {
-        const unsigned char *row = (const unsigned char *)args->table
-                                   + (size_t)args->ids[t] * row_size;
-        float *y = args->y + t * args->n;
-        if (args->dtype == HYMBA_DTYPE_F32)
-            memcpy(y, row, row_size);
-        else if (args->dtype == HYMBA_DTYPE_F16)
-            row_to_f32(row, HYMBA_DTYPE_F16, y, args->n);
+        size_t id = (size_t)args->ids[t];
+        const unsigned char *row = (const unsigned char *)table->data + id * row_bytes;
+        float *y = args->y + t * n;
+        if (hy_is_quantised(table->dtype))
+            dequantise_row(table, id, y);
+        else if (table->dtype == HYMBA_DTYPE_F32)
+            memcpy(y, row, row_bytes);
+        else if (table->dtype == HYMBA_DTYPE_F16)
+            row_to_f32(row, HYMBA_DTYPE_F16, y, n);
         else
-            row_to_f32(row, HYMBA_DTYPE_BF16, y, args->n);
+            row_to_f32(row, HYMBA_DTYPE_BF16, y, n);
     }
 }
 
@@ -126,15 +129,43 @@ HY_INLINE void row_from_f32(const float *x, const hymba_dtype dtype, unsigned ch
     }
 }
 
+/* The greatest magnitude; NaN if there is one. */
+static float greatest_of_row(const float *x, size_t n)
+{
+    ivec magnitudes = ivec_zero();
+    for (size_t i = 0; i < n; i += LANES)
+        magnitudes = ivec_max(magnitudes, ivec_magnitudes(vec_load_n(x + i, lanes_at(i, n))));
+    return hy_bits_to_f32((uint32_t)ivec_greatest(magnitudes));
+}
+
+/* See hy_cache_row_bytes. */
+static void row_to_int8(const float *x, unsigned char *y, size_t n)
+{
+    float greatest = greatest_of_row(x, n), scale = greatest / 127.0f;
+    memcpy(y + n, &scale, sizeof scale);
+    if (!hy_can_round(greatest)) {
+        memset(y, 0, n);
+        return;
+    }
+    vec factor = vec_all(127.0f / greatest);
+    for (size_t i = 0; i < n; i += LANES) {
+        unsigned char bytes[LANES];
+        size_t count = lanes_at(i, n);
+        ivec_store_bytes(bytes, ivec_from_vec(vec_mul(vec_load_n(x + i, count), factor)));
+        memcpy(y + i, bytes, count);
+    }
+}
+
 static void cache_rows(const struct hy_cache_rows_args *args, size_t begin, size_t end)
 {
-    size_t element = hy_dtype_size(args->dtype), n = args->head_size;
+    size_t n = args->head_size, row_bytes = hy_cache_row_bytes(args->dtype, n);
     for (size_t t = begin; t < end; t++) {
         for (size_t head = 0; head < args->n_heads; head++) {
             const float *x = args->x + t * args->x_stride + head * n;
-            unsigned char *y = (unsigned char *)args->y
-                               + (head * args->head_stride + t * n) * element;
-            if (args->dtype == HYMBA_DTYPE_F32)
+            unsigned char *y = (unsigned char *)args->y + head * args->head_stride + t * row_bytes;
+            if (args->dtype == HYMBA_DTYPE_INT8)
+                row_to_int8(x, y, n);
+            else if (args->dtype == HYMBA_DTYPE_F32)
                 memcpy(y, x, n * sizeof *x);
             else if (args->dtype == HYMBA_DTYPE_F16)
                 row_from_f32(x, HYMBA_DTYPE_F16, y, n);

@@ -9,10 +9,14 @@
 #include "tensor/dtype.h"
 
 typedef __m256 vec;
+typedef __m256i ivec; /* LANES 32-bit integers, or the bytes in their place, in quads of 16 */
 
 enum {
+    HAS_BF16 = false, /* bf16 products are computed in f32 */
     LANES = 8,
     TILE_X = 3, /* rows of activations in a register block: 12 sums of 16 registers */
+    TILE_INT8 = 4, /* the same for int8: each row has an integer sum and an f32 sum */
+    INT8_ZERO = 128, /* see ivec_int8 */
 };
 
 HY_INLINE __m256i first_lanes(size_t n)
@@ -61,21 +65,23 @@ HY_INLINE vec vec_from_halves(__m128i halves, hymba_dtype dtype)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-/* LANES elements of a weight or cache row, at any address. */
+/* LANES elements of a weight or cache row, at any address; INT8: signed bytes, without a scale. */
 HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 {
+    if (dtype == HYMBA_DTYPE_INT8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)p)));
     if (dtype == HYMBA_DTYPE_F32)
         return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i_u *)p));
     return vec_from_halves(_mm_loadu_si128((const __m128i_u *)p), dtype);
 }
 
-/* AVX2 has no masked access to 16-bit elements: these two go through a buffer. */
+/* AVX2 has no masked access to 8- and 16-bit elements: these two go through a buffer. */
 HY_INLINE vec vec_load_as_n(const unsigned char *p, hymba_dtype dtype, size_t n)
 {
     if (n == LANES)
         return vec_load_as(p, dtype);
     unsigned char buffer[4 * LANES] = {0};
-    memcpy(buffer, p, n * (dtype == HYMBA_DTYPE_F32 ? 4 : 2));
+    memcpy(buffer, p, n * element_bytes(dtype));
     return vec_load_as(buffer, dtype);
 }
 
@@ -186,6 +192,162 @@ HY_INLINE __m128 fold_max(vec v)
     return _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
 
+/* ------------------------------------------------------------- integers */
+
+HY_INLINE ivec ivec_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+
+HY_INLINE ivec ivec_all(int32_t value)
+{
+    return _mm256_set1_epi32(value);
+}
+
+HY_INLINE ivec ivec_load(const void *p)
+{
+    return _mm256_loadu_si256((const __m256i_u *)p);
+}
+
+/* The first n 16-bit elements; the others are 0. */
+HY_INLINE ivec ivec_load_halves_n(const void *p, size_t n)
+{
+    uint16_t buffer[2 * LANES] = {0};
+    memcpy(buffer, p, 2 * n);
+    return ivec_load(buffer);
+}
+
+HY_INLINE void ivec_store(void *p, ivec v)
+{
+    _mm256_storeu_si256((__m256i_u *)p, v);
+}
+
+/* The same 4 bytes in every lane, the same 16 bytes in every quad. */
+HY_INLINE ivec ivec_all_lanes(const void *p)
+{
+    int32_t value;
+    memcpy(&value, p, sizeof value);
+    return _mm256_set1_epi32(value);
+}
+
+HY_INLINE ivec ivec_all_quads(const void *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i_u *)p));
+}
+
+/* Quad q holds the 16 bytes at p + 4 * q * stride. */
+HY_INLINE ivec ivec_load_rows(const unsigned char *p, size_t stride)
+{
+    __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i_u *)p));
+    return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i_u *)(p + 4 * stride)), 1);
+}
+
+HY_INLINE ivec ivec_add(ivec a, ivec b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_max(ivec a, ivec b)
+{
+    return _mm256_max_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_low_halves(ivec a, ivec b)
+{
+    return _mm256_unpacklo_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_high_halves(ivec a, ivec b)
+{
+    return _mm256_unpackhi_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_low_pairs(ivec a, ivec b)
+{
+    return _mm256_unpacklo_epi64(a, b);
+}
+
+HY_INLINE ivec ivec_high_pairs(ivec a, ivec b)
+{
+    return _mm256_unpackhi_epi64(a, b);
+}
+
+/* Of every byte its low or its high four bits. */
+HY_INLINE ivec ivec_low_nibbles(ivec v)
+{
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+
+HY_INLINE ivec ivec_high_nibbles(ivec v)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+}
+
+/* Stored bytes (value + 128) as ivec_dot takes them (value + INT8_ZERO). */
+HY_INLINE ivec ivec_int8(ivec v)
+{
+    return v;
+}
+
+/* Adds to each lane the products of its four unsigned bytes and its four signed ones; exact. */
+HY_INLINE ivec ivec_dot(ivec sum, ivec bytes, ivec signed_bytes)
+{
+    __m256i even = _mm256_madd_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(255)),
+                                     _mm256_srai_epi16(_mm256_slli_epi16(signed_bytes, 8), 8));
+    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(bytes, 8),
+                                    _mm256_srai_epi16(signed_bytes, 8));
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+}
+
+HY_INLINE vec vec_from_ints(ivec v)
+{
+    return _mm256_cvtepi32_ps(v);
+}
+
+/* To the nearest integer, ties to even. */
+HY_INLINE ivec ivec_from_vec(vec v)
+{
+    return _mm256_cvtps_epi32(v);
+}
+
+/* The bit patterns of |v|: their order as integers is that of the magnitudes, NaN above all. */
+HY_INLINE ivec ivec_magnitudes(vec v)
+{
+    return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
+}
+
+/* Of each lane its low or its high 16 bits as a bf16 number. */
+HY_INLINE vec vec_from_low_bf16(ivec v)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+}
+
+HY_INLINE vec vec_from_high_bf16(ivec v)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000u)));
+}
+
+/* Adds to each lane the products of its two bf16 numbers. */
+HY_INLINE vec vec_dot_bf16(vec sum, ivec a, ivec b)
+{
+    sum = vec_fma(vec_from_high_bf16(a), vec_from_high_bf16(b), sum);
+    return vec_fma(vec_from_low_bf16(a), vec_from_low_bf16(b), sum);
+}
+
+/* LANES unsigned bytes as numbers. */
+HY_INLINE vec vec_from_bytes(const unsigned char *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)p)));
+}
+
+/* The lanes as signed bytes, in place of LANES bytes. */
+HY_INLINE void ivec_store_bytes(void *p, ivec v)
+{
+    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i_u *)p, _mm_packs_epi16(halves, halves));
+}
+
 #include "kernel/x86/vec_common.h"
+#include "kernel/x86/vec_sums.h"
 
 #endif

@@ -9,10 +9,19 @@
 #include "tensor/dtype.h"
 
 typedef __m512 vec;
+typedef __m512i ivec; /* LANES 32-bit integers, or the bytes in their place, in quads of 16 */
+
+#ifdef __AVX512BF16__
+enum { HAS_BF16 = true };
+#else
+enum { HAS_BF16 = false };
+#endif
 
 enum {
     LANES = 16,
     TILE_X = 6, /* rows of activations in a register block: 24 sums of 32 registers */
+    TILE_INT8 = 12, /* the same for int8: each row has an integer sum and an f32 sum */
+    INT8_ZERO = 128, /* see ivec_int8 */
 };
 
 HY_INLINE __mmask16 first_lanes(size_t n)
@@ -57,9 +66,11 @@ HY_INLINE vec vec_from_halves(__m256i halves, hymba_dtype dtype)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* LANES elements of a weight or cache row, at any address. */
+/* LANES elements of a weight or cache row, at any address; INT8: signed bytes, without a scale. */
 HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 {
+    if (dtype == HYMBA_DTYPE_INT8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)p)));
     if (dtype == HYMBA_DTYPE_F32)
         return _mm512_loadu_ps(p);
     return vec_from_halves(_mm256_loadu_si256((const __m256i_u *)p), dtype);
@@ -67,6 +78,9 @@ HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 
 HY_INLINE vec vec_load_as_n(const unsigned char *p, hymba_dtype dtype, size_t n)
 {
+    if (dtype == HYMBA_DTYPE_INT8)
+        return _mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
     if (dtype == HYMBA_DTYPE_F32)
         return _mm512_maskz_loadu_ps(first_lanes(n), p);
     return vec_from_halves(_mm256_maskz_loadu_epi16(first_lanes(n), p), dtype);
@@ -167,6 +181,176 @@ HY_INLINE __m128 fold_max(vec v)
     return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
+/* ------------------------------------------------------------- integers */
+
+HY_INLINE ivec ivec_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+
+HY_INLINE ivec ivec_all(int32_t value)
+{
+    return _mm512_set1_epi32(value);
+}
+
+HY_INLINE ivec ivec_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* The first n 16-bit elements; the others are 0. */
+HY_INLINE ivec ivec_load_halves_n(const void *p, size_t n)
+{
+    return _mm512_maskz_loadu_epi16((__mmask32)((UINT64_C(1) << n) - 1), p);
+}
+
+HY_INLINE void ivec_store(void *p, ivec v)
+{
+    _mm512_storeu_si512(p, v);
+}
+
+/* The same 4 bytes in every lane, the same 16 bytes in every quad. */
+HY_INLINE ivec ivec_all_lanes(const void *p)
+{
+    int32_t value;
+    memcpy(&value, p, sizeof value);
+    return _mm512_set1_epi32(value);
+}
+
+HY_INLINE __m128i load_16(const void *p)
+{
+    return _mm_loadu_si128((const __m128i_u *)p);
+}
+
+HY_INLINE ivec ivec_all_quads(const void *p)
+{
+    return _mm512_broadcast_i32x4(load_16(p));
+}
+
+/* Quad q holds the 16 bytes at p + 4 * q * stride. */
+HY_INLINE ivec ivec_load_rows(const unsigned char *p, size_t stride)
+{
+    __m512i v = _mm512_castsi128_si512(load_16(p));
+    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load_16(p + 4 * stride));
+    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load_16(p + 8 * stride));
+    return _mm512_mask_broadcast_i32x4(v, 0xf000, load_16(p + 12 * stride));
+}
+
+HY_INLINE ivec ivec_add(ivec a, ivec b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_max(ivec a, ivec b)
+{
+    return _mm512_max_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_low_halves(ivec a, ivec b)
+{
+    return _mm512_unpacklo_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_high_halves(ivec a, ivec b)
+{
+    return _mm512_unpackhi_epi32(a, b);
+}
+
+HY_INLINE ivec ivec_low_pairs(ivec a, ivec b)
+{
+    return _mm512_unpacklo_epi64(a, b);
+}
+
+HY_INLINE ivec ivec_high_pairs(ivec a, ivec b)
+{
+    return _mm512_unpackhi_epi64(a, b);
+}
+
+/* Of every byte its low or its high four bits. */
+HY_INLINE ivec ivec_low_nibbles(ivec v)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
+HY_INLINE ivec ivec_high_nibbles(ivec v)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+}
+
+/* Stored bytes (value + 128) as ivec_dot takes them (value + INT8_ZERO). */
+HY_INLINE ivec ivec_int8(ivec v)
+{
+    return v;
+}
+
+/* Adds to each lane the products of its four unsigned bytes and its four signed ones; exact. */
+HY_INLINE ivec ivec_dot(ivec sum, ivec bytes, ivec signed_bytes)
+{
+#ifdef __AVX512VNNI__
+    return _mm512_dpbusd_epi32(sum, bytes, signed_bytes);
+#else
+    __m512i even = _mm512_madd_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(255)),
+                                     _mm512_srai_epi16(_mm512_slli_epi16(signed_bytes, 8), 8));
+    __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(bytes, 8),
+                                    _mm512_srai_epi16(signed_bytes, 8));
+    return _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+#endif
+}
+
+HY_INLINE vec vec_from_ints(ivec v)
+{
+    return _mm512_cvtepi32_ps(v);
+}
+
+/* To the nearest integer, ties to even. */
+HY_INLINE ivec ivec_from_vec(vec v)
+{
+    return _mm512_cvtps_epi32(v);
+}
+
+/* The bit patterns of |v|: their order as integers is that of the magnitudes, NaN above all. */
+HY_INLINE ivec ivec_magnitudes(vec v)
+{
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* Of each lane its low or its high 16 bits as a bf16 number. */
+HY_INLINE vec vec_from_low_bf16(ivec v)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+
+HY_INLINE vec vec_from_high_bf16(ivec v)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+/* Adds to each lane the products of its two bf16 numbers. */
+HY_INLINE vec vec_dot_bf16(vec sum, ivec a, ivec b)
+{
+#ifdef __AVX512BF16__
+    /* gcc 12 sends the intrinsic's operands through the stack */
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+#else
+    sum = vec_fma(vec_from_high_bf16(a), vec_from_high_bf16(b), sum);
+    return vec_fma(vec_from_low_bf16(a), vec_from_low_bf16(b), sum);
+#endif
+}
+
+/* LANES unsigned bytes as numbers. */
+HY_INLINE vec vec_from_bytes(const unsigned char *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)p)));
+}
+
+/* The lanes as signed bytes, in place of LANES bytes. */
+HY_INLINE void ivec_store_bytes(void *p, ivec v)
+{
+    _mm_storeu_si128((__m128i_u *)p, _mm512_cvtepi32_epi8(v));
+}
+
 #include "kernel/x86/vec_common.h"
+#include "kernel/x86/vec_sums.h"
 
 #endif

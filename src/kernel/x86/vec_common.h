@@ -4,25 +4,35 @@
 
 #include "base/checked.h"
 
-/* Sums of the lanes of four vectors; the order of additions is that of vec_sum. */
-HY_INLINE __m128 vec_sum_4(vec a, vec b, vec c, vec d)
+/* Exchanges lane j of every quad of v[i] with lane i of that quad of v[j]. */
+HY_INLINE void ivec_transpose_quads(ivec v[4])
 {
-    __m128 ab = _mm_hadd_ps(fold_sum(a), fold_sum(b));
-    __m128 cd = _mm_hadd_ps(fold_sum(c), fold_sum(d));
-    return _mm_hadd_ps(ab, cd);
+    ivec a = ivec_low_halves(v[0], v[1]), b = ivec_high_halves(v[0], v[1]);
+    ivec c = ivec_low_halves(v[2], v[3]), d = ivec_high_halves(v[2], v[3]);
+    v[0] = ivec_low_pairs(a, c);
+    v[1] = ivec_high_pairs(a, c);
+    v[2] = ivec_low_pairs(b, d);
+    v[3] = ivec_high_pairs(b, d);
 }
 
-HY_INLINE float vec_sum(vec v)
+/* The greatest lane and the sum of all. */
+HY_INLINE int32_t ivec_greatest(ivec v)
 {
-    __m128 pairs = _mm_hadd_ps(fold_sum(v), _mm_setzero_ps());
-    return _mm_cvtss_f32(_mm_hadd_ps(pairs, pairs));
+    int32_t lanes[LANES], greatest;
+    ivec_store(lanes, v);
+    greatest = lanes[0];
+    for (size_t i = 1; i < LANES; i++)
+        greatest = lanes[i] > greatest ? lanes[i] : greatest;
+    return greatest;
 }
 
-HY_INLINE float vec_greatest(vec v)
+HY_INLINE int32_t ivec_sum(ivec v)
 {
-    __m128 four = fold_max(v);
-    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+    int32_t lanes[LANES], sum = 0;
+    ivec_store(lanes, v);
+    for (size_t i = 0; i < LANES; i++)
+        sum += lanes[i];
+    return sum;
 }
 
 /* Elements of the vector that begins at i of n. */

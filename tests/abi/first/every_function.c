@@ -81,7 +81,38 @@ static void use_names(void)
     EXPECT(strcmp(hymba_dtype_name(HYMBA_DTYPE_BF16), "bf16") == 0);
     EXPECT(hymba_dtype_from_name("f16") == HYMBA_DTYPE_F16);
     EXPECT(hymba_dtype_size(HYMBA_DTYPE_F32) == 4);
+    EXPECT(strcmp(hymba_compute_name(HYMBA_COMPUTE_BF16), "bf16") == 0);
+    EXPECT(hymba_compute_from_name("int8") == HYMBA_COMPUTE_INT8);
     EXPECT(strcmp(hymba_stop_name(HYMBA_STOP_LENGTH), "length") == 0);
+}
+
+/* Weights rounded into a directory of their own, and while a model is opened. */
+static void use_quantised(const char *directory)
+{
+    static char output[N_BYTES + 8];
+    hymba_quantize_params quantize;
+    hymba_model_params params;
+    hymba_model_info info = {.struct_size = sizeof info};
+    hymba_model *model;
+    hymba_quantize_params_init(&quantize, sizeof quantize);
+    quantize.type = HYMBA_DTYPE_INT4;
+    quantize.group_size = 32;
+    quantize.method = HYMBA_QUANTIZE_PLAIN;
+    quantize.n_threads = 1;
+    quantize.tokens = NULL;
+    quantize.n_tokens = 0;
+    quantize.host = &host;
+    snprintf(output, sizeof output, "%s-int4", directory);
+    OK(hymba_quantize(directory, output, &quantize, &error));
+    hymba_model_params_init(&params, sizeof params);
+    params.quantize = HYMBA_DTYPE_INT8;
+    params.reserved2 = 0;
+    EXPECT(hymba_model_open(output, &params, &model, &error) == HYMBA_ERROR_ARGUMENT);
+    OK(hymba_model_open(directory, &params, &model, &error));
+    OK(hymba_model_get_info(model, &info, &error));
+    EXPECT(info.projection_dtype == HYMBA_DTYPE_INT8 && info.group_size >= 32);
+    EXPECT(info.projection_parameters > 0 && info.pass_bytes <= info.weight_bytes);
+    hymba_model_release(model);
 }
 
 static void use_presets(const char *directory)
@@ -108,6 +139,7 @@ static void use_presets(const char *directory)
     OK(hymba_model_init(text, config, file.size, &init, &error));
     OK(hymba_model_open(text, NULL, &model, &error));
     hymba_model_release(model);
+    use_quantised(text);
 }
 
 /* ---------------------------------------------------------------- tokenizer */
@@ -195,6 +227,30 @@ static hymba_model *use_model(const char *directory, hymba_model_info *info)
     return model;
 }
 
+/* An executor of the program's own: one part after another. */
+static void run_parts(void *user, void (*part)(void *argument, uint32_t index), void *argument,
+                      uint32_t n_parts)
+{
+    EXPECT(user == &host && n_parts >= 2);
+    for (uint32_t i = 0; i < n_parts; i++)
+        part(argument, i);
+}
+
+static void use_executor(hymba_model *model)
+{
+    hymba_context_params params = {.struct_size = sizeof params};
+    hymba_executor executor;
+    hymba_context *context;
+    hymba_executor_init(&executor, sizeof executor);
+    executor.user = &host;
+    executor.n_threads = 2;
+    executor.reserved = 0;
+    executor.run = run_parts;
+    params.executor = &executor;
+    OK(hymba_context_create(model, &params, &context, &error));
+    hymba_context_release(context);
+}
+
 static hymba_context *use_context(hymba_model *model)
 {
     hymba_context_params params;
@@ -224,6 +280,10 @@ static hymba_context *use_context(hymba_model *model)
     EXPECT(info.n_threads >= 1 && info.max_step_tokens == 4 && info.workspace_bytes > 0);
     EXPECT(info.cache_type == HYMBA_DTYPE_F16 && info.state_type == HYMBA_DTYPE_F32);
     EXPECT(info.compute == HYMBA_COMPUTE_F32);
+    double rate = 0;
+    use_executor(model);
+    OK(hymba_context_measure_products(context, &rate, &error));
+    EXPECT(rate > 0);
     hymba_context_cancel(context); /* nothing runs */
     return context;
 }
