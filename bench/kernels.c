@@ -111,7 +111,7 @@ static void *multiply_rows(void *argument)
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "kernel/x86/inline.h"
+#include "kernel/vector/inline.h"
 
 enum { STEPS = 20000000, CHAINS = 12 };
 

@@ -5,7 +5,7 @@
 
 #include <arm_neon.h>
 
-#include "kernel/x86/inline.h"
+#include "kernel/vector/inline.h"
 #include "tensor/dtype.h"
 
 typedef float32x4_t vec;
@@ -366,6 +366,6 @@ HY_INLINE void ivec_store_bytes(void *p, ivec v)
     memcpy(p, &bytes, LANES);
 }
 
-#include "kernel/x86/vec_common.h"
+#include "kernel/vector/vec_common.h"
 
 #endif

@@ -5,14 +5,14 @@
 
 #include "kernel/x86/vec_avx512.h"
 
-#include "kernel/x86/matmul_body.h"
-#include "kernel/x86/matmul_f32_body.h"
-#include "kernel/x86/quantised_body.h"
+#include "kernel/vector/matmul_body.h"
+#include "kernel/vector/matmul_f32_body.h"
+#include "kernel/vector/quantised_body.h"
 
-#include "kernel/x86/attention_body.h"
-#include "kernel/x86/conv_scan_body.h"
-#include "kernel/x86/rows_body.h"
-#include "kernel/x86/table_body.h"
+#include "kernel/vector/attention_body.h"
+#include "kernel/vector/conv_scan_body.h"
+#include "kernel/vector/rows_body.h"
+#include "kernel/vector/table_body.h"
 
 void hy_matmul_f32_avx512(const struct hy_matmul_args *args, size_t begin, size_t end)
 {

@@ -10,8 +10,8 @@ static void matmul_f32(const struct hy_matmul_args *args, size_t begin, size_t e
     hy_matmul_f32_avx512(args, begin, end);
 }
 
-#include "kernel/x86/matmul_body.h"
-#include "kernel/x86/quantised_body.h"
+#include "kernel/vector/matmul_body.h"
+#include "kernel/vector/quantised_body.h"
 
 void hy_kernels_avx512_vnni(struct hy_kernels *kernels)
 {

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "kernel/x86/inline.h"
+#include "kernel/vector/inline.h"
 #include "tensor/dtype.h"
 
 typedef __m256 vec;
@@ -347,7 +347,7 @@ HY_INLINE void ivec_store_bytes(void *p, ivec v)
     _mm_storel_epi64((__m128i_u *)p, _mm_packs_epi16(halves, halves));
 }
 
-#include "kernel/x86/vec_common.h"
+#include "kernel/vector/vec_common.h"
 #include "kernel/x86/vec_sums.h"
 
 #endif

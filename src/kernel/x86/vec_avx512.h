@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "kernel/x86/inline.h"
+#include "kernel/vector/inline.h"
 #include "tensor/dtype.h"
 
 typedef __m512 vec;
@@ -350,7 +350,7 @@ HY_INLINE void ivec_store_bytes(void *p, ivec v)
     _mm_storeu_si128((__m128i_u *)p, _mm512_cvtepi32_epi8(v));
 }
 
-#include "kernel/x86/vec_common.h"
+#include "kernel/vector/vec_common.h"
 #include "kernel/x86/vec_sums.h"
 
 #endif

@@ -1,6 +1,6 @@
 /* The part of the vector layer that is the same for every width; included by vec_*.h. */
-#ifndef HY_KERNEL_X86_VEC_COMMON_H
-#define HY_KERNEL_X86_VEC_COMMON_H
+#ifndef HY_KERNEL_VECTOR_VEC_COMMON_H
+#define HY_KERNEL_VECTOR_VEC_COMMON_H
 
 #include "base/checked.h"
 

@@ -1,10 +1,10 @@
 /*
- * The vectorised kernels are written once, in *_body.h, over the small vector layer of vec_avx2.h
- * or vec_avx512.h. Sizes of register blocks and the element type are parameters that the compiler
+ * The vectorised kernels are written once, in *_body.h, over the small vector layers vec_*.h of the
+ * instruction sets. Sizes of register blocks and the element type are parameters that the compiler
  * must see as constants: hence these two.
  */
-#ifndef HY_KERNEL_X86_INLINE_H
-#define HY_KERNEL_X86_INLINE_H
+#ifndef HY_KERNEL_VECTOR_INLINE_H
+#define HY_KERNEL_VECTOR_INLINE_H
 
 #include "tensor/dtype.h"
 
