@@ -150,12 +150,16 @@ static const char *const site_names[] = {
     [HY_PROBE_V] = "v",               [HY_PROBE_FINAL_NORM] = "final_norm",
 };
 
+enum { N_SITES = sizeof site_names / sizeof site_names[0] };
+
 static void observe(void *user, enum hy_probe_site site, int layer, const float *data, size_t rows,
                     size_t width, size_t stride)
 {
     struct observer *observer = user;
     const struct golden *golden = observer->golden;
     char name[64];
+    if (site >= N_SITES) /* the goldens have no inputs of matrices */
+        return;
     if (site == HY_PROBE_FINAL_NORM)
         snprintf(name, sizeof name, "final_norm");
     else
