@@ -101,6 +101,10 @@ help:
 # Only these files may use instructions beyond the base machine; all else runs anywhere. Where
 # variables of unrolled loops live is not worth the minutes that gcc would track them.
 AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
+# Fuzzing is of what reads input; check-asan has the undefined-behaviour sanitizer in these files too.
+ifneq (,$(findstring fuzzer,$(SANITIZE)))
+AVX2_FLAGS += -fno-sanitize=undefined
+endif
 AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
 $(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
