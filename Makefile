@@ -102,7 +102,7 @@ help:
 # variables of unrolled loops live is not worth the minutes that gcc would track them.
 AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
 # Fuzzing is of what reads input; check-asan has the undefined-behaviour sanitizer in these files too.
-ifneq (,$(findstring fuzzer,$(SANITIZE)))
+ifneq (,$(findstring fuzzer,$(EXTRA_CFLAGS)))
 AVX2_FLAGS += -fno-sanitize=undefined
 endif
 AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
