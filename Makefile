@@ -101,7 +101,7 @@ help:
 # Only these files may use instructions beyond the base machine; all else runs anywhere. Where
 # variables of unrolled loops live is not worth the minutes that gcc would track them.
 AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
-# Fuzzing is of what reads input; check-asan has the undefined-behaviour sanitizer in these files too.
+# Fuzzing is of what reads input; check-asan keeps the undefined-behaviour sanitizer in these files.
 ifneq (,$(findstring fuzzer,$(EXTRA_CFLAGS)))
 AVX2_FLAGS += -fno-sanitize=undefined
 endif
