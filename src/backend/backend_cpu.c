@@ -33,10 +33,10 @@ hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memor
 void hy_backend_free(struct hy_backend *backend)
 {
     hy_pool_destroy(backend->pool);
-    if (backend->memory)
+    if (backend->memory) {
         hy_free(backend->memory, backend->scratch);
-    if (backend->memory)
         hy_free(backend->memory, backend->matmul_scratch);
+    }
     memset(backend, 0, sizeof *backend);
 }
 

@@ -8,6 +8,12 @@
  */
 #include "kernel/ref.h"
 
+/* Weights as ivec_dot takes them are greater by this than the values they stand for. */
+HY_INLINE int32_t zero_point(const hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_INT8 ? INT8_ZERO : 8;
+}
+
 #ifdef __AVX512F__
 #include "kernel/x86/four_rows_avx512.h"
 #endif
@@ -171,12 +177,6 @@ HY_INLINE void store_columns(const struct hy_matmul_args *args, const struct pan
     if (args->accumulate)
         sum = vec_add(vec_load_n(y, panel->count), sum);
     vec_store_n(y, sum, panel->count);
-}
-
-/* Weights as ivec_dot takes them are greater by this than the values they stand for. */
-HY_INLINE int32_t zero_point(const hymba_dtype dtype)
-{
-    return dtype == HYMBA_DTYPE_INT8 ? INT8_ZERO : 8;
 }
 
 /* Row t, straight from the weights. */

@@ -11,11 +11,10 @@
 
 enum { FETCH_SCALES = 768 }; /* bytes ahead of the scales in use */
 
-/* Four rows of weights, step apart. */
+/* Four rows of weights. */
 struct four_rows {
     const unsigned char *w[4];
     const float *scales; /* [n_groups][4] */
-    size_t first, step;  /* columns */
 };
 
 /* Scales of the four rows as f32, eight groups at a time; up to seven more than n_groups. */
@@ -107,7 +106,7 @@ HY_INLINE __m128 four_sums(const struct hy_matmul_args *args, const struct four_
                            const hymba_dtype dtype)
 {
     const size_t line = dtype == HYMBA_DTYPE_INT8 ? 64 : 128; /* elements */
-    const int32_t zero = dtype == HYMBA_DTYPE_INT8 ? INT8_ZERO : 8;
+    const int32_t zero = zero_point(dtype);
     const struct hy_rounded *x = args->rounded;
     size_t n_groups = args->k / args->group, row_bytes = hy_row_bytes(dtype, args->k), g = 0;
     __m128 sum = _mm_setzero_ps();
@@ -152,7 +151,7 @@ HY_INLINE size_t one_row(const struct hy_matmul_args *args, size_t begin, size_t
     if (args->group > 2 * line)
         return begin;
     for (size_t j = begin; j < begin + step; j++) {
-        struct four_rows rows = {.scales = scales, .first = j, .step = step};
+        struct four_rows rows = {.scales = scales};
         const unsigned char *scale_rows[4];
         float four[4];
         for (size_t row = 0; row < 4; row++) {
