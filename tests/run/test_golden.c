@@ -158,7 +158,7 @@ static void observe(void *user, enum hy_probe_site site, int layer, const float 
     struct observer *observer = user;
     const struct golden *golden = observer->golden;
     char name[64];
-    if (site >= N_SITES) /* the goldens have no inputs of matrices */
+    if ((int)site >= N_SITES) /* the goldens have no inputs of matrices */
         return;
     if (site == HY_PROBE_FINAL_NORM)
         snprintf(name, sizeof name, "final_norm");
