@@ -154,7 +154,7 @@ __attribute__((target("avx512f"))) static double peak_avx512(float *sink)
 static double peak(const char *name)
 {
     float sink[16 * CHAINS];
-    bool wide = strcmp(name, "avx512") == 0;
+    bool wide = strcmp(name, "avx512") == 0 || strcmp(name, "amx") == 0;
     if (!wide && strcmp(name, "avx2") != 0)
         return 0.0;
     double start = seconds();

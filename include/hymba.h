@@ -552,9 +552,10 @@ HYMBA_API int32_t hymba_compute_from_name(const char *name);
 typedef struct hymba_context_params {
     size_t struct_size;
     const char *device;       /* NULL: "cpu" */
-    const char *cpu;          /* instruction set: "best", "generic", "avx2", "avx512", "neon".
-                                 NULL: what the environment variable HYMBA_CPU names, or "best"
-                                 where it is not set or empty */
+    const char *cpu;          /* instruction set: "best", "generic", "avx2", "avx512", "amx",
+                                 "neon". NULL: what the environment variable HYMBA_CPU names, or
+                                 "best" where it is not set or empty. On a processor with AMX,
+                                 "best" and "amx" ask the system to let the process use it */
     uint32_t n_threads;       /* 0: the executor's, or the number of processors this process may
                                  use by affinity and CPU quota */
     uint32_t max_step_tokens; /* tokens per pass over the weights; longer calls take several

@@ -20,7 +20,7 @@ void add_compute_options(struct option_set *set, struct compute_options *compute
                   "quantise the weights while loading (default: as stored)");
     add_threads_option(set, compute);
     option_choice(set, 0, "device", "cpu", &compute->device, "where to compute (default: cpu)");
-    option_choice(set, 0, "cpu", "best|generic|avx2|avx512|neon", &compute->cpu,
+    option_choice(set, 0, "cpu", "best|generic|avx2|avx512|amx|neon", &compute->cpu,
                   "instruction set (default: $HYMBA_CPU, or best)");
     option_choice(set, 0, "compute", "f32|bf16|int8", &compute->compute,
                   "arithmetic of products with weights (default:\n"

@@ -1,3 +1,6 @@
+/* For syscall, which POSIX does not have. */
+#define _DEFAULT_SOURCE
+
 #include "kernel/cpu.h"
 
 #include <stdint.h>
@@ -9,6 +12,11 @@
 #ifdef __x86_64__
 
 #include <cpuid.h>
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 struct registers {
     unsigned eax, ebx, ecx, edx;
@@ -38,7 +46,8 @@ static bool has_all(uint32_t value, uint32_t bits)
 
 struct hy_cpu hy_cpu_detect(void)
 {
-    enum { SSE_AVX = 0x6, AVX512 = 0xe0 }; /* bits of XCR0 */
+    enum { SSE_AVX = 0x6, AVX512 = 0xe0, TILES = 0x60000 }; /* bits of XCR0 */
+    enum { TILE = 1 << 24, TILE_BF16 = 1 << 22, TILE_INT8 = 1 << 25 };
     struct hy_cpu cpu = {0};
     struct registers basic = cpuid(1, 0), extended = cpuid(7, 0), further = cpuid(7, 1);
     if (!has_all(basic.ecx, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C))
@@ -50,7 +59,20 @@ struct hy_cpu hy_cpu_detect(void)
                             bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
     cpu.avx512_vnni = cpu.avx512 && has_all(extended.ecx, bit_AVX512VNNI);
     cpu.avx512_bf16 = cpu.avx512_vnni && has_all(further.eax, bit_AVX512BF16);
+    cpu.amx = cpu.avx512_bf16 && has_all(saved, TILES)
+              && has_all(extended.edx, TILE | TILE_BF16 | TILE_INT8);
     return cpu;
+}
+
+bool hy_cpu_ask_for_tiles(void)
+{
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    /* arch/x86/include/uapi/asm/prctl.h; the number of the state is the processor's */
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return false;
+#endif
 }
 
 #elif defined(__aarch64__)
@@ -83,11 +105,21 @@ struct hy_cpu hy_cpu_detect(void)
     return cpu;
 }
 
+bool hy_cpu_ask_for_tiles(void)
+{
+    return false;
+}
+
 #else
 
 struct hy_cpu hy_cpu_detect(void)
 {
     return (struct hy_cpu){0};
+}
+
+bool hy_cpu_ask_for_tiles(void)
+{
+    return false;
 }
 
 #endif

@@ -23,6 +23,17 @@ void hy_kernels_generic(struct hy_kernels *kernels)
     };
 }
 
+#ifndef __x86_64__
+/* Not there, and never called, on processors of another kind. */
+#define hy_kernels_avx2 NULL
+#define hy_kernels_avx512 NULL
+#define hy_kernels_amx NULL
+#define hy_has_amx_kernels() false
+#endif
+#ifndef __aarch64__
+#define hy_kernels_neon NULL
+#endif
+
 static bool runs_anywhere(const struct hy_cpu *cpu)
 {
     (void)cpu;
@@ -39,19 +50,16 @@ static bool has_avx512(const struct hy_cpu *cpu)
     return cpu->avx512;
 }
 
+/* The permission is asked for where the answer matters: tiles make signal frames larger. */
+static bool has_amx(const struct hy_cpu *cpu)
+{
+    return cpu->amx && hy_has_amx_kernels() && hy_cpu_ask_for_tiles();
+}
+
 static bool has_neon(const struct hy_cpu *cpu)
 {
     return cpu->neon;
 }
-
-#ifndef __x86_64__
-/* Not there, and never called, on processors of another kind. */
-#define hy_kernels_avx2 NULL
-#define hy_kernels_avx512 NULL
-#endif
-#ifndef __aarch64__
-#define hy_kernels_neon NULL
-#endif
 
 /* By name, from the lowest to the highest: each takes what it does not replace from those before
  * it that the processor runs. */
@@ -63,6 +71,7 @@ static const struct {
     {"generic", runs_anywhere, hy_kernels_generic},
     {"avx2", has_avx2, hy_kernels_avx2},
     {"avx512", has_avx512, hy_kernels_avx512},
+    {"amx", has_amx, hy_kernels_amx},
     {"neon", has_neon, hy_kernels_neon},
 };
 

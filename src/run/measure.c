@@ -94,6 +94,7 @@ hymba_status hy_context_measure_products(hymba_context *context, double *rate, h
         .scales = operands.rounded_scales,
         .sums = operands.sums,
         .group = projection->group,
+        .block = context->backend.kernels.row_block,
     };
     struct hy_matmul_args args = {
         .x = operands.x,

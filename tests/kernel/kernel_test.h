@@ -24,7 +24,7 @@
 static const char *const instruction_sets[] = {"generic", "neon"};
 enum { PARTIAL_SUMS = 4 };
 #else
-static const char *const instruction_sets[] = {"generic", "avx2", "avx512"};
+static const char *const instruction_sets[] = {"generic", "avx2", "avx512", "amx"};
 enum { PARTIAL_SUMS = 8 };
 #endif
 

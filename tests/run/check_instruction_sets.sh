@@ -18,7 +18,7 @@ if continuation generic > "$work/generic" 2> "$work/errors" && [ -s "$work/gener
 else
     fail "generic C writes text" "$(cat "$work/errors")"
 fi
-for name in avx2 avx512 neon; do
+for name in avx2 avx512 amx neon; do
     if continuation $name > "$work/$name" 2> "$work/errors"; then
         expect "$name writes the same" cmp "$work/generic" "$work/$name"
     elif grep -q 'lacks it' "$work/errors"; then

@@ -71,7 +71,7 @@ START_TEST(wrong_usage)
         {"generate --top-p 1.5", "--top-p"},
         {"generate --json=1", "--json takes no value"},
         {"generate --threads 0", "--threads"},
-        {"generate --cpu z80", "best|generic|avx2|avx512|neon"},
+        {"generate --cpu z80", "best|generic|avx2|avx512|amx|neon"},
         {"generate --device tpu", "--device"},
         {"generate --cache-type int3", "f32|f16|bf16"},
         {"generate --stop ''", "--stop"},
