@@ -67,6 +67,17 @@ void terminal_type(const struct pseudo_terminal *terminal, const char *keys)
     terminal_type_bytes(terminal, keys, strlen(keys));
 }
 
+/* The program's side of the terminal tells: it can be read once there is a line or a Ctrl-D. */
+void terminal_await_typed(const struct pseudo_terminal *terminal)
+{
+    int slave = open(ptsname(terminal->master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    struct pollfd wait = {.fd = slave, .events = POLLIN};
+    ck_assert_int_ge(slave, 0);
+    ck_assert(terminal_is_usual(terminal));
+    ck_assert_msg(poll(&wait, 1, PATIENCE * 1000) > 0, "what was typed did not arrive");
+    close(slave);
+}
+
 /* Reads what is there, waiting for the first byte; false at the end. */
 static bool read_more(struct pseudo_terminal *terminal)
 {

@@ -32,6 +32,13 @@ void terminal_start(struct pseudo_terminal *terminal, const char *kind, size_t c
 void terminal_type(const struct pseudo_terminal *terminal, const char *keys);
 void terminal_type_bytes(const struct pseudo_terminal *terminal, const char *keys, size_t size);
 
+/*
+ * Waits until a line or a Ctrl-D that was typed while the program reads nothing, in the terminal's
+ * usual mode, is there for it to read. The system hands keys on a while after they were sent; if
+ * the program changes the mode before that, they count as typed after the change.
+ */
+void terminal_await_typed(const struct pseudo_terminal *terminal);
+
 /* Waits for text behind what was awaited before. What came before it is at *before, if that is not
  * NULL, to be given to free. */
 void terminal_await(struct pseudo_terminal *terminal, const char *text, char **before);

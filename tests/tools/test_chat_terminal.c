@@ -238,7 +238,8 @@ START_TEST(typing_ahead)
     terminal_await(&terminal, "\033[?2004l", NULL);
     terminal_await(&terminal, " ", NULL);
     terminal_type(&terminal, "\004"); /* no line, and no end */
-    kill(terminal.child, SIGINT);     /* a key would throw away what was typed */
+    terminal_await_typed(&terminal);
+    kill(terminal.child, SIGINT); /* a key would throw away what was typed */
     terminal_await(&terminal, "(stopped)", NULL);
     terminal_await(&terminal, edited_prompt, NULL);
     check_line(&terminal, "/a", "/a");
@@ -246,6 +247,7 @@ START_TEST(typing_ahead)
     terminal_await(&terminal, "\033[?2004l", NULL);
     terminal_await(&terminal, " ", NULL);
     terminal_type(&terminal, "/ahead\n");
+    terminal_await_typed(&terminal);
     kill(terminal.child, SIGINT);
     terminal_await(&terminal, "unknown command /ahead;", NULL);
     terminal_await(&terminal, edited_prompt, NULL);
