@@ -7,26 +7,8 @@
 #include "backend/backend.h"
 #include "model/model.h"
 #include "run/probe.h"
+#include "run/step_lists.h"
 #include "run/workspace.h"
-
-/* Lists that grow with the number of sequences in a call and are kept for the next one. */
-struct hy_step_lists {
-    struct hy_attention_sequence *attention;
-    struct hy_state_sequence *states;
-    struct hy_step_sequence *sequences;
-    struct hy_item_progress *progress;
-    size_t capacity;          /* sequences */
-    struct hy_item *items;
-    size_t item_capacity;
-    struct hy_span *spans;
-    size_t span_capacity;
-    float *recurrent;         /* f32 working copies of the items' recurrent states */
-    size_t recurrent_capacity; /* floats */
-    float *kept;              /* f32 copies of states that are kept for going back */
-    size_t kept_capacity;     /* floats */
-    unsigned char *undo;
-    size_t undo_capacity;     /* bytes */
-};
 
 struct hymba_context {
     _Atomic unsigned references;

@@ -6,19 +6,6 @@
 #include "base/checked.h"
 #include "run/forward.h"
 
-/* How far an item has come in the running call. */
-struct hy_item_progress {
-    size_t done;            /* tokens */
-    uint64_t begin;         /* position before the call */
-    uint64_t ring_first;    /* likewise */
-    size_t first_kept;      /* tokens done when the first state is kept */
-    size_t n_kept;
-    float *kept;            /* [n_kept] working copies */
-    unsigned char *undo;    /* NULL: nothing to undo but the position */
-    float *recurrent;       /* working copy */
-    struct hy_snapshot *snapshots; /* taken on the way, listed when the call succeeds */
-};
-
 /* A call on its way. */
 struct call {
     hymba_context *context;
@@ -88,75 +75,6 @@ static hymba_status reserve_item(const struct hy_item *item, hymba_error *error)
     return status == HYMBA_OK ? hy_session_check_memory(session, 0, error) : status;
 }
 
-static hymba_status reserve_sequences(hymba_context *context, size_t n, hymba_error *error)
-{
-    struct hy_step_lists *lists = &context->lists;
-    struct hy_memory *memory = &context->memory;
-    if (n <= lists->capacity)
-        return HYMBA_OK;
-    struct hy_step_lists grown = {
-        .attention = hy_alloc_array(memory, n, sizeof *grown.attention),
-        .states = hy_alloc_array(memory, n, sizeof *grown.states),
-        .sequences = hy_alloc_array(memory, n, sizeof *grown.sequences),
-        .progress = hy_alloc_array(memory, n, sizeof *grown.progress),
-    };
-    bool complete = grown.attention && grown.states && grown.sequences && grown.progress;
-    struct hy_step_lists *unwanted = complete ? lists : &grown;
-    hy_free(memory, unwanted->attention);
-    hy_free(memory, unwanted->states);
-    hy_free(memory, unwanted->sequences);
-    hy_free(memory, unwanted->progress);
-    if (!complete)
-        return hy_no_memory(error, n * sizeof *grown.attention, "the lists of a batch");
-    lists->attention = grown.attention;
-    lists->states = grown.states;
-    lists->sequences = grown.sequences;
-    lists->progress = grown.progress;
-    lists->capacity = n;
-    return HYMBA_OK;
-}
-
-/* A buffer that only grows; its content is not kept. One of nothing is a block too, not NULL, so
- * that offsets may be added to it. */
-static hymba_status reserve_buffer(struct hy_memory *memory, void **buffer, size_t *capacity,
-                                   size_t count, size_t size, const char *what,
-                                   hymba_error *error)
-{
-    if (*buffer && count <= *capacity)
-        return HYMBA_OK;
-    void *grown = hy_alloc_array(memory, count, size);
-    if (!grown)
-        return hy_no_memory(error, count * size, what);
-    hy_free(memory, *buffer);
-    *buffer = grown;
-    *capacity = count;
-    return HYMBA_OK;
-}
-
-static hymba_status reserve_span_count(hymba_context *context, size_t n_spans, hymba_error *error)
-{
-    struct hy_step_lists *lists = &context->lists;
-    void *buffer = lists->spans;
-    hymba_status status = reserve_buffer(&context->memory, &buffer, &lists->span_capacity, n_spans,
-                                         sizeof *lists->spans, "the list of key spans", error);
-    lists->spans = buffer;
-    return status;
-}
-
-static hymba_status reserve_recurrent(hymba_context *context, size_t n, hymba_error *error)
-{
-    struct hy_step_lists *lists = &context->lists;
-    size_t floats;
-    if (!hy_mul_size(n, hy_layout_recurrent_floats(&context->layout), &floats))
-        return hy_no_memory(error, SIZE_MAX, "the working copies of recurrent states");
-    void *buffer = lists->recurrent;
-    hymba_status status =
-        reserve_buffer(&context->memory, &buffer, &lists->recurrent_capacity, floats,
-                       sizeof(float), "the working copies of recurrent states", error);
-    lists->recurrent = buffer;
-    return status;
-}
-
 /* States to keep behind the last tokens of an item; the one before its first token is at hand. */
 static size_t count_kept(const hymba_context *context, const struct hy_item *item)
 {
@@ -165,32 +83,37 @@ static size_t count_kept(const hymba_context *context, const struct hy_item *ite
 
 static hymba_status reserve_kept(struct call *call, hymba_error *error)
 {
-    struct hy_step_lists *lists = &call->context->lists;
-    size_t n = 0, floats;
+    hymba_context *context = call->context;
+    size_t n = 0;
     for (size_t i = 0; i < call->n; i++)
-        n += count_kept(call->context, &call->items[i]);
-    if (!hy_mul_size(n, hy_layout_recurrent_floats(&call->context->layout), &floats))
-        return hy_no_memory(error, SIZE_MAX, "the states kept for going back");
-    void *buffer = lists->kept;
-    hymba_status status =
-        reserve_buffer(&call->context->memory, &buffer, &lists->kept_capacity, floats,
-                       sizeof(float), "the states kept for going back", error);
-    lists->kept = buffer;
-    return status;
+        n += count_kept(context, &call->items[i]);
+    return hy_step_lists_reserve_kept(&context->memory, &context->lists, n,
+                                      hy_layout_recurrent_floats(&context->layout), error);
 }
 
 /* Several steps overwrite rings before the last one has succeeded: keep what they held. */
 static hymba_status reserve_undo(struct call *call, hymba_error *error)
 {
-    struct hy_step_lists *lists = &call->context->lists;
+    hymba_context *context = call->context;
     size_t bytes = 0;
     for (size_t i = 0; i < call->n; i++)
         if (!hy_add_size(bytes, hy_state_undo_bytes(&call->items[i].session->state), &bytes))
             return hy_no_memory(error, SIZE_MAX, "the undo copy of a batch");
-    void *buffer = lists->undo;
-    hymba_status status = reserve_buffer(&call->context->memory, &buffer, &lists->undo_capacity,
-                                         bytes, 1, "the undo copy of a batch", error);
-    lists->undo = buffer;
+    return hy_step_lists_reserve_undo(&context->memory, &context->lists, bytes, error);
+}
+
+/* What steps of n sequences need. */
+static hymba_status reserve_steps(hymba_context *context, size_t n, size_t n_spans,
+                                  hymba_error *error)
+{
+    struct hy_memory *memory = &context->memory;
+    struct hy_step_lists *lists = &context->lists;
+    hymba_status status = hy_step_lists_reserve_spans(memory, lists, n_spans, error);
+    if (status == HYMBA_OK)
+        status = hy_step_lists_reserve_sequences(memory, lists, n, error);
+    if (status == HYMBA_OK)
+        status = hy_step_lists_reserve_recurrent(
+            memory, lists, n, hy_layout_recurrent_floats(&context->layout), error);
     return status;
 }
 
@@ -215,11 +138,7 @@ static hymba_status reserve(struct call *call, hymba_error *error)
         call->several_steps |= count_due(item) > 0;
     }
     call->several_steps |= call->total_tokens > context->workspace.rows;
-    hymba_status status = reserve_span_count(context, spans, error);
-    if (status == HYMBA_OK)
-        status = reserve_sequences(context, call->n, error);
-    if (status == HYMBA_OK)
-        status = reserve_recurrent(context, call->n, error);
+    hymba_status status = reserve_steps(context, call->n, spans, error);
     if (status == HYMBA_OK)
         status = reserve_kept(call, error);
     if (status == HYMBA_OK && call->several_steps)
@@ -230,12 +149,9 @@ static hymba_status reserve(struct call *call, hymba_error *error)
 hymba_status hy_decode_items(hymba_context *context, size_t n, struct hy_item **items,
                              hymba_error *error)
 {
-    struct hy_step_lists *lists = &context->lists;
-    void *buffer = lists->items;
-    hymba_status status = reserve_buffer(&context->memory, &buffer, &lists->item_capacity, n,
-                                         sizeof *lists->items, "the items of a batch", error);
-    lists->items = buffer;
-    *items = buffer;
+    hymba_status status =
+        hy_step_lists_reserve_items(&context->memory, &context->lists, n, error);
+    *items = context->lists.items;
     return status;
 }
 
@@ -559,11 +475,7 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
     hy_state_begin_meta(&state, context->meta);
     hymba_status status = hy_context_reserve_keys(context, 0, error);
     if (status == HYMBA_OK)
-        status = reserve_span_count(context, hy_state_max_spans(&state), error);
-    if (status == HYMBA_OK)
-        status = reserve_sequences(context, 1, error);
-    if (status == HYMBA_OK)
-        status = reserve_recurrent(context, 1, error);
+        status = reserve_steps(context, 1, hy_state_max_spans(&state), error);
     if (status != HYMBA_OK)
         return status;
     hy_state_load_recurrent(&state, context->lists.recurrent);
@@ -583,19 +495,4 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
     }
     hy_state_store_recurrent(&state, context->lists.recurrent);
     return HYMBA_OK;
-}
-
-void hy_decode_free_lists(hymba_context *context)
-{
-    struct hy_step_lists *lists = &context->lists;
-    hy_free(&context->memory, lists->attention);
-    hy_free(&context->memory, lists->states);
-    hy_free(&context->memory, lists->sequences);
-    hy_free(&context->memory, lists->progress);
-    hy_free(&context->memory, lists->items);
-    hy_free(&context->memory, lists->spans);
-    hy_free(&context->memory, lists->recurrent);
-    hy_free(&context->memory, lists->kept);
-    hy_free(&context->memory, lists->undo);
-    memset(lists, 0, sizeof *lists);
 }

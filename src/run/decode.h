@@ -27,6 +27,4 @@ hymba_status hy_decode_items(hymba_context *context, size_t n, struct hy_item **
 /* Runs the meta tokens into context->meta. */
 hymba_status hy_decode_meta(hymba_context *context, hymba_error *error);
 
-void hy_decode_free_lists(hymba_context *context);
-
 #endif

@@ -1,0 +1,123 @@
+#include "run/step_lists.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "run/decode.h"
+#include "run/forward.h"
+
+hymba_status hy_step_lists_reserve_sequences(struct hy_memory *memory, struct hy_step_lists *lists,
+                                             size_t n, hymba_error *error)
+{
+    if (n <= lists->capacity)
+        return HYMBA_OK;
+    struct hy_step_lists grown = {
+        .attention = hy_alloc_array(memory, n, sizeof *grown.attention),
+        .states = hy_alloc_array(memory, n, sizeof *grown.states),
+        .sequences = hy_alloc_array(memory, n, sizeof *grown.sequences),
+        .progress = hy_alloc_array(memory, n, sizeof *grown.progress),
+    };
+    bool complete = grown.attention && grown.states && grown.sequences && grown.progress;
+    struct hy_step_lists *unwanted = complete ? lists : &grown;
+    hy_free(memory, unwanted->attention);
+    hy_free(memory, unwanted->states);
+    hy_free(memory, unwanted->sequences);
+    hy_free(memory, unwanted->progress);
+    if (!complete)
+        return hy_no_memory(error, n * sizeof *grown.attention, "the lists of a batch");
+    lists->attention = grown.attention;
+    lists->states = grown.states;
+    lists->sequences = grown.sequences;
+    lists->progress = grown.progress;
+    lists->capacity = n;
+    return HYMBA_OK;
+}
+
+/* A buffer that only grows; its content is not kept. One of nothing is a block too, not NULL, so
+ * that offsets may be added to it. */
+static hymba_status reserve_buffer(struct hy_memory *memory, void **buffer, size_t *capacity,
+                                   size_t count, size_t size, const char *what,
+                                   hymba_error *error)
+{
+    if (*buffer && count <= *capacity)
+        return HYMBA_OK;
+    void *grown = hy_alloc_array(memory, count, size);
+    if (!grown)
+        return hy_no_memory(error, count * size, what);
+    hy_free(memory, *buffer);
+    *buffer = grown;
+    *capacity = count;
+    return HYMBA_OK;
+}
+
+hymba_status hy_step_lists_reserve_items(struct hy_memory *memory, struct hy_step_lists *lists,
+                                         size_t n, hymba_error *error)
+{
+    void *buffer = lists->items;
+    hymba_status status = reserve_buffer(memory, &buffer, &lists->item_capacity, n,
+                                         sizeof *lists->items, "the items of a batch", error);
+    lists->items = buffer;
+    return status;
+}
+
+hymba_status hy_step_lists_reserve_spans(struct hy_memory *memory, struct hy_step_lists *lists,
+                                         size_t n, hymba_error *error)
+{
+    void *buffer = lists->spans;
+    hymba_status status = reserve_buffer(memory, &buffer, &lists->span_capacity, n,
+                                         sizeof *lists->spans, "the list of key spans", error);
+    lists->spans = buffer;
+    return status;
+}
+
+/* n states of so many floats each. */
+static hymba_status reserve_states(struct hy_memory *memory, float **states, size_t *capacity,
+                                   size_t n, size_t floats, const char *what, hymba_error *error)
+{
+    size_t total;
+    void *buffer = *states;
+    if (!hy_mul_size(n, floats, &total))
+        return hy_no_memory(error, SIZE_MAX, what);
+    hymba_status status =
+        reserve_buffer(memory, &buffer, capacity, total, sizeof(float), what, error);
+    *states = buffer;
+    return status;
+}
+
+hymba_status hy_step_lists_reserve_recurrent(struct hy_memory *memory, struct hy_step_lists *lists,
+                                             size_t n, size_t floats, hymba_error *error)
+{
+    return reserve_states(memory, &lists->recurrent, &lists->recurrent_capacity, n, floats,
+                          "the working copies of recurrent states", error);
+}
+
+hymba_status hy_step_lists_reserve_kept(struct hy_memory *memory, struct hy_step_lists *lists,
+                                        size_t n, size_t floats, hymba_error *error)
+{
+    return reserve_states(memory, &lists->kept, &lists->kept_capacity, n, floats,
+                          "the states kept for going back", error);
+}
+
+hymba_status hy_step_lists_reserve_undo(struct hy_memory *memory, struct hy_step_lists *lists,
+                                        size_t bytes, hymba_error *error)
+{
+    void *buffer = lists->undo;
+    hymba_status status = reserve_buffer(memory, &buffer, &lists->undo_capacity, bytes, 1,
+                                         "the undo copy of a batch", error);
+    lists->undo = buffer;
+    return status;
+}
+
+void hy_step_lists_free(struct hy_memory *memory, struct hy_step_lists *lists)
+{
+    hy_free(memory, lists->attention);
+    hy_free(memory, lists->states);
+    hy_free(memory, lists->sequences);
+    hy_free(memory, lists->progress);
+    hy_free(memory, lists->items);
+    hy_free(memory, lists->spans);
+    hy_free(memory, lists->recurrent);
+    hy_free(memory, lists->kept);
+    hy_free(memory, lists->undo);
+    memset(lists, 0, sizeof *lists);
+}
