@@ -9,7 +9,7 @@
 #include "interrupt.h"
 #include "output.h"
 
-enum { PASSES = 6, LANES = 8 }; /* a cache line of 8 numbers a round */
+enum { PASSES = 3, LANES = 8 }; /* a cache line of 8 numbers a round */
 
 static const uint64_t smallest_buffer = UINT64_C(16) << 20;
 
@@ -19,6 +19,13 @@ struct part {
     uint64_t *data;
     size_t count; /* a multiple of LANES */
     uint64_t sum;
+};
+
+struct bandwidth {
+    uint64_t *buffer;
+    uint64_t size;
+    struct part *parts; /* of the threads */
+    uint32_t n_parts;
 };
 
 /* Memory the system could give without swapping; a guess where it does not say. */
@@ -73,24 +80,6 @@ static bool run_parts(struct part *parts, uint32_t n_parts, void *(*work)(void *
     return started == n_parts;
 }
 
-/* Seconds of the fastest pass; 0 if threads could not be started. */
-static double fastest_pass(struct part *parts, uint32_t n_parts)
-{
-    double fastest = 0;
-    if (!run_parts(parts, n_parts, fill_part))
-        return 0;
-    for (int pass = 0; pass < PASSES && !interrupted(); pass++) {
-        double begun = seconds_now();
-        if (!run_parts(parts, n_parts, read_part))
-            return 0;
-        double seconds = seconds_now() - begun;
-        if (pass == 0 || seconds < fastest)
-            fastest = seconds;
-        progress_step((uint64_t)pass + 1, PASSES);
-    }
-    return fastest;
-}
-
 static uint64_t *allocate_buffer(uint64_t *size)
 {
     void *buffer = NULL;
@@ -105,23 +94,51 @@ static uint64_t *allocate_buffer(uint64_t *size)
     return NULL;
 }
 
-int measure_read_bandwidth(uint32_t n_threads, double *bytes_per_second, uint64_t *size)
+static int no_threads(void)
 {
-    uint64_t *buffer = allocate_buffer(size);
+    return fail("cannot start threads to measure the read bandwidth");
+}
+
+int bandwidth_open(struct bandwidth **bandwidth, uint32_t n_threads, uint64_t size)
+{
+    uint64_t *buffer = allocate_buffer(&size);
     if (!buffer)
         return fail("not enough free memory to measure the read bandwidth");
     struct part *parts = take_memory(n_threads, sizeof *parts);
-    size_t count = (size_t)(*size / sizeof *buffer) / n_threads / LANES * LANES;
+    size_t count = (size_t)(size / sizeof *buffer) / n_threads / LANES * LANES;
     for (uint32_t i = 0; i < n_threads; i++)
         parts[i] = (struct part){.data = buffer + i * count, .count = count};
-    progress_begin("read bandwidth", "passes");
-    double seconds = fastest_pass(parts, n_threads);
-    progress_end();
-    *size = (uint64_t)count * n_threads * sizeof *buffer;
-    *bytes_per_second = seconds > 0 ? (double)*size / seconds : 0;
-    free(parts);
-    free(buffer);
-    if (interrupted())
-        return fail_interrupted();
-    return seconds > 0 ? STATUS_OK : fail("cannot start threads to measure the read bandwidth");
+    *bandwidth = take_memory(1, sizeof **bandwidth);
+    **bandwidth = (struct bandwidth){buffer, (uint64_t)count * n_threads * sizeof *buffer, parts,
+                                     n_threads};
+    return run_parts(parts, n_threads, fill_part) ? STATUS_OK : no_threads();
+}
+
+void bandwidth_close(struct bandwidth *bandwidth)
+{
+    if (!bandwidth)
+        return;
+    free(bandwidth->buffer);
+    free(bandwidth->parts);
+    free(bandwidth);
+}
+
+uint64_t bandwidth_size(const struct bandwidth *bandwidth)
+{
+    return bandwidth->size;
+}
+
+int bandwidth_measure(struct bandwidth *bandwidth, double *bytes_per_second)
+{
+    double fastest = 0;
+    for (int pass = 0; pass < PASSES && !interrupted(); pass++) {
+        double begun = seconds_now();
+        if (!run_parts(bandwidth->parts, bandwidth->n_parts, read_part))
+            return no_threads();
+        double rate = (double)bandwidth->size / (seconds_now() - begun);
+        if (rate > fastest)
+            fastest = rate;
+    }
+    *bytes_per_second = fastest;
+    return interrupted() ? fail_interrupted() : STATUS_OK;
 }

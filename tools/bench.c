@@ -29,6 +29,7 @@ struct row {
     double steps_per_s; /* passes over the weights */
     double bytes_per_step;
     double operations_per_s; /* of matrix products, two for each multiply-add */
+    double read_bandwidth;   /* bytes per second, beside this row */
 };
 
 struct bench {
@@ -45,9 +46,10 @@ struct bench {
     size_t n_rows;
     double load_seconds;
     uint64_t peak_bytes;
-    double read_bandwidth; /* bytes per second */
+    struct bandwidth *bandwidth;
+    double read_bandwidth; /* bytes per second, the last measured */
+    double best_bandwidth;
     double matrix_rate;    /* operations per second */
-    uint64_t read_buffer;
 };
 
 static void describe(struct option_set *set, struct bench_options *options)
@@ -56,8 +58,9 @@ static void describe(struct option_set *set, struct bench_options *options)
                   "Measures tokens per second on random tokens: of prefill (a prompt into an\n"
                   "empty session) and of decode (steps of one token for each session of a batch)\n"
                   "at each depth (tokens the sessions hold already). Also the time to load, the\n"
-                  "peak of resident memory before the bandwidth is measured, and the machine's\n"
-                  "read bandwidth over a buffer of several gigabytes.\n"
+                  "peak of resident memory without this program's own buffer, and the machine's\n"
+                  "read bandwidth over a buffer of several gigabytes: before and after each row,\n"
+                  "whose share is of the higher rate of the two.\n"
                   "The sessions of a batch are forks of one: what full-attention layers keep of\n"
                   "the tokens up to the depth is one copy in memory, unless --separate is given.\n"
                   "Bytes per step are what a pass must read at least once: weights, cached keys\n"
@@ -274,11 +277,24 @@ static int count_operations(const struct bench *bench, uint64_t begin, uint64_t 
     return status;
 }
 
+/* The machine's speed may change from row to row: the bandwidth is measured beside each. */
+static int measure_bandwidth(struct bench *bench)
+{
+    int status = bandwidth_measure(bench->bandwidth, &bench->read_bandwidth);
+    if (bench->read_bandwidth > bench->best_bandwidth)
+        bench->best_bandwidth = bench->read_bandwidth;
+    return status;
+}
+
 static int add_row(struct bench *bench, const struct row *row, uint64_t mean_depth)
 {
     struct row *added = &bench->rows[bench->n_rows++];
+    double before = bench->read_bandwidth;
     *added = *row;
-    return step_bytes(bench, mean_depth, row->batch, &added->bytes_per_step);
+    int status = measure_bandwidth(bench);
+    added->read_bandwidth = before > bench->read_bandwidth ? before : bench->read_bandwidth;
+    return status == STATUS_OK ? step_bytes(bench, mean_depth, row->batch, &added->bytes_per_step)
+                               : status;
 }
 
 /* Prompts are repeated until they have taken a second together, at most five times. */
@@ -377,7 +393,7 @@ static int measure_rows(struct bench *bench)
     const struct option_list *batches = &bench->options->batch;
     const struct option_list *prompts = &bench->options->prefill;
     size_t total = prompts->count + depths.count * batches->count;
-    int status = STATUS_OK;
+    int status = measure_bandwidth(bench);
     qsort(depths.items, depths.count, sizeof depths.items[0], compare_numbers);
     for (size_t i = 0; i < prompts->count && status == STATUS_OK; i++) {
         status = bench_prefill(bench, prompts->items[i]);
@@ -458,9 +474,14 @@ static int measure_matrix_rate(struct bench *bench)
 static int measure(struct bench *bench)
 {
     int status = load(bench);
+    uint64_t peak_before;
     interrupt_cancels_context(bench->context);
     if (status == STATUS_OK)
         status = prepare(bench);
+    peak_before = peak_resident_bytes();
+    if (status == STATUS_OK)
+        status = bandwidth_open(&bench->bandwidth, bench->context_info.n_threads,
+                                bench->options->read_buffer << 20);
     progress_begin("bench", "rows");
     if (status == STATUS_OK)
         status = measure_matrix_rate(bench);
@@ -470,20 +491,19 @@ static int measure(struct bench *bench)
         status = measure_matrix_rate(bench);
     progress_end();
     interrupt_cancels_context(NULL);
-    bench->peak_bytes = peak_resident_bytes();
-    /* The buffer of this measurement must not count as the model's memory: it comes last. */
-    bench->read_buffer = bench->options->read_buffer << 20;
-    if (status == STATUS_OK)
-        status = measure_read_bandwidth(bench->context_info.n_threads, &bench->read_bandwidth,
-                                        &bench->read_buffer);
-    return status;
+    if (status != STATUS_OK)
+        return status;
+    /* The buffer is resident from before the rows to the end. */
+    uint64_t peak = peak_resident_bytes(), own = bandwidth_size(bench->bandwidth);
+    bench->peak_bytes = peak > peak_before + own ? peak - own : peak_before;
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------ report */
 
-static double share_of(const struct bench *bench, const struct row *row)
+static double share_of(const struct row *row)
 {
-    return row->bytes_per_step * row->steps_per_s / bench->read_bandwidth;
+    return row->bytes_per_step * row->steps_per_s / row->read_bandwidth;
 }
 
 static json_t *rows_to_json(const struct bench *bench)
@@ -492,11 +512,12 @@ static json_t *rows_to_json(const struct bench *bench)
     for (size_t i = 0; i < bench->n_rows; i++) {
         const struct row *row = &bench->rows[i];
         json_t *object = json_pack(
-            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:f}", "kind",
+            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:f, s:f}", "kind",
             row->is_prefill ? "prefill" : "decode",
             "tokens", (json_int_t)row->tokens, "depth", (json_int_t)row->depth, "batch",
             (json_int_t)row->batch, "tok_per_s", row->tok_per_s, "bytes_per_step",
-            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(bench, row),
+            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(row),
+            "read_gb_s", row->read_bandwidth / 1e9,
             "matrix_share", row->operations_per_s / bench->matrix_rate);
         if (json_array_append_new(array, object) != 0) {
             json_decref(array);
@@ -515,9 +536,9 @@ static int print_as_json(const struct bench *bench)
         "cpu", bench->context_info.cpu, "compute",
         hymba_compute_name(bench->context_info.compute), "threads",
         (json_int_t)bench->context_info.n_threads,
-        "read_gb_s", bench->read_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
+        "read_gb_s", bench->best_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
         "read_buffer_bytes",
-        (json_int_t)bench->read_buffer, "load_s", bench->load_seconds, "peak_rss_bytes",
+        (json_int_t)bandwidth_size(bench->bandwidth), "load_s", bench->load_seconds, "peak_rss_bytes",
         (json_int_t)bench->peak_bytes, "rows", rows_to_json(bench)));
 }
 
@@ -529,8 +550,8 @@ static int print_as_text(const struct bench *bench)
            bench->context_info.n_threads);
     printf("load %.3f s, peak memory %.1f MB, read bandwidth %.2f GB/s (%.1f GB buffer),\n"
            "products %.1f Gop/s in %s arithmetic\n\n",
-           bench->load_seconds, (double)bench->peak_bytes / 1e6, bench->read_bandwidth / 1e9,
-           (double)bench->read_buffer / 1e9, bench->matrix_rate / 1e9,
+           bench->load_seconds, (double)bench->peak_bytes / 1e6, bench->best_bandwidth / 1e9,
+           (double)bandwidth_size(bench->bandwidth) / 1e9, bench->matrix_rate / 1e9,
            hymba_compute_name(bench->context_info.compute));
     printf("%-8s %8s %8s %6s %12s %12s %10s %10s\n", "kind", "tokens", "depth", "batch",
            "tokens/s", "MB/step", "bandwidth", "products");
@@ -538,7 +559,7 @@ static int print_as_text(const struct bench *bench)
         const struct row *row = &bench->rows[i];
         printf("%-8s %8" PRIu64 " %8" PRIu64 " %6" PRIu64 " %12.1f %12.2f %9.1f%% %9.1f%%\n",
                row->is_prefill ? "prefill" : "decode", row->tokens, row->depth, row->batch,
-               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(bench, row),
+               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(row),
                100 * row->operations_per_s / bench->matrix_rate);
     }
     return STATUS_OK;
@@ -560,6 +581,7 @@ int verb_bench(int argc, char **argv)
     hymba_session_release(bench.session);
     hymba_context_release(bench.context);
     hymba_model_release(bench.model);
+    bandwidth_close(bench.bandwidth);
     free(bench.batch);
     free(bench.rows);
     return status;
