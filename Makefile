@@ -110,6 +110,15 @@ $(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
 $(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $(OBJ)/src/kernel/x86/%_avx512_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni
 $(OBJ)/src/kernel/x86/%_avx512_bf16.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni -mavx512bf16
+ifneq (,$(findstring x86_64,$(COMPILER)))
+# Compilers older than the instructions leave these kernels out.
+AMX_FLAGS := $(shell $(CC) -mamx-tile -mamx-bf16 -mamx-int8 -E -x c /dev/null >/dev/null 2>&1 \
+	&& echo -mamx-tile -mamx-bf16 -mamx-int8)
+$(OBJ)/src/kernel/x86/%_amx.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni -mavx512bf16 $(AMX_FLAGS)
+# The same kernels over tiles in plain C.
+$(OBJ)/tests/kernel/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
+$(OBJ)/tests/kernel/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
+endif
 $(OBJ)/src/kernel/arm/%_neon_dot.o: ISA_FLAGS = -march=armv8.2-a+dotprod
 $(OBJ)/src/kernel/arm/%_neon_bf16.o: ISA_FLAGS = -march=armv8.2-a+dotprod+bf16
 
@@ -183,13 +192,13 @@ SCRIPTS_TO_RUN := $(filter %.sh,$(TESTS))
 PROGRAMS_TO_RUN := $(patsubst %.c,%,$(filter-out %.sh,$(TESTS)))
 PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 
-# Unit tests need the internal archive alone; all others may look at the products.
+# Unit tests need the internal archive alone; all others, and all scripts, may look at the products.
 UNIT := $(foreach stage,base tensor format kernel text backend model state run,tests/$(stage)/%)
 test-programs: $(PROGRAM_FILES)
 examples: $(EXAMPLES)
 benches: $(BENCHES)
-BEYOND_UNIT := $(filter-out $(UNIT),$(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN))
-test-files: $(PROGRAM_FILES) $(if $(BEYOND_UNIT),$(PRODUCTS) $(EXAMPLES))
+BEYOND_UNIT := $(filter-out $(UNIT),$(PROGRAMS_TO_RUN)) $(SCRIPTS_TO_RUN)
+test-files: $(PROGRAM_FILES) $(if $(strip $(BEYOND_UNIT)),$(PRODUCTS) $(EXAMPLES))
 
 # Everything that can be built is run, and what cannot be built counts as failed.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -217,10 +226,12 @@ check-asan:
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
 		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
+# What never starts a thread has no races.
+TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz,tests/$d/%),$(TEST_SOURCES))
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
+		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(TSAN_TESTS)'
 
 # valgrind runs some thirty times slower: only what needs no model of any size. It has no long
 # double of 80 bits, in which the reference of test_sampler_stages computes.
