@@ -27,9 +27,10 @@ hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memor
                              const hymba_executor *executor, hymba_error *error);
 void hy_backend_free(struct hy_backend *backend);
 
-/* Makes room for attention over max_keys keys by groups of heads_per_kv query heads. */
+/* Makes room for attention over max_keys keys by groups of heads_per_kv query heads, which need
+ * row_floats each beside their scores. */
 hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t heads_per_kv,
-                                          size_t max_keys, hymba_error *error);
+                                          size_t row_floats, size_t max_keys, hymba_error *error);
 
 /* Makes room for products with quantised weights of up to so many columns. */
 hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t columns,

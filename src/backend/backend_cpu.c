@@ -41,10 +41,11 @@ void hy_backend_free(struct hy_backend *backend)
 }
 
 hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t heads_per_kv,
-                                          size_t max_keys, hymba_error *error)
+                                          size_t row_floats, size_t max_keys, hymba_error *error)
 {
     size_t floats, bytes;
-    if (!hy_mul_size(heads_per_kv, max_keys, &floats) || !hy_add_size(floats, 15, &floats))
+    if (!hy_add_size(max_keys, row_floats, &floats) ||
+        !hy_mul_size(heads_per_kv, floats, &floats) || !hy_add_size(floats, 15, &floats))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "attention over %zu keys does not fit memory",
                        max_keys);
     floats = floats / 16 * 16;
@@ -143,7 +144,8 @@ static void round_work(void *argument, size_t begin, size_t end, unsigned thread
 void hy_backend_round(struct hy_backend *backend, const struct hy_round_args *args, size_t rows)
 {
     struct call call = {backend, args};
-    hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4), 1);
+    hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4),
+                hy_max_size(args->y.block, 1));
 }
 
 static void rope_work(void *argument, size_t begin, size_t end, unsigned thread)

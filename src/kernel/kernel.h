@@ -87,6 +87,10 @@ struct hy_rounded {
     size_t group;
     bool split;          /* INT8 for INT4 weights: of every 32 values, the 16 with even indices
                             stand before the 16 with odd ones, as the weights are unpacked */
+    size_t block;        /* 0 or 1: row after row. Otherwise so many rows are interleaved, for
+                            kernels with a row_block: data is [T / block][row bytes / 4][block][4
+                            bytes], scales and sums are [T / block][n / group][block]; zeros stand
+                            for the rows that the last block lacks */
 };
 
 /* Whether a group with this greatest magnitude is rounded to integers: with smaller ones the factor
@@ -96,7 +100,7 @@ static inline bool hy_can_round(float greatest)
     return greatest >= 0x1p-118f && greatest <= 0x1.fffffep127f;
 }
 
-/* Rounds rows of n elements into y. Units: rows. */
+/* Rounds rows of n elements into y. Units: rows; with blocks a part begins at that of a block. */
 struct hy_round_args {
     const float *x;
     size_t x_stride;
@@ -136,6 +140,9 @@ struct hy_matmul_args {
     float *y;            /* [m][n] */
     size_t y_stride;
 };
+
+/* Rows that a block of rounded activations has, at most. */
+enum { HY_ROW_BLOCK = 16 };
 
 /* Columns of rounded products with quantised weights that are computed together, at most. */
 enum { HY_PANEL_COLUMNS = 16 };
@@ -207,15 +214,29 @@ struct hy_attention_args {
     size_t n_heads, n_kv_heads, qk_size, v_size;
     float scale;
     hymba_dtype cache_type;
+    bool bf16;           /* q and the softmax's results are rounded to bf16; for BF16 caches */
     const struct hy_attention_sequence *sequences; /* their segments cover the T rows in order */
     size_t n_sequences;
     size_t max_keys;     /* most keys any row sees */
 };
 
+/* Elements of a row with room for whole vectors. */
+static inline size_t hy_padded_row(size_t n)
+{
+    return (n + 31) / 32 * 32;
+}
+
+/* Floats of scratch memory that an attention call needs for a head beside its scores. */
+static inline size_t hy_attention_row_floats(size_t qk_size, size_t v_size)
+{
+    return hy_padded_row(qk_size) / 2 + hy_padded_row(v_size);
+}
+
 /* Floats of scratch memory that one thread needs in an attention call. */
 static inline size_t hy_attention_scratch(const struct hy_attention_args *args)
 {
-    return args->n_heads / args->n_kv_heads * args->max_keys;
+    return args->n_heads / args->n_kv_heads
+           * (args->max_keys + hy_attention_row_floats(args->qk_size, args->v_size));
 }
 
 /* One sequence in a convolution or scan call, with its state, updated in place. */
@@ -260,7 +281,7 @@ struct hy_scan_args {
     const float *a;      /* [state_size][n]: -exp(A_log), transposed like the state */
     const float *d;      /* [n] */
     size_t n, state_size;
-    float *y;            /* [T][n] */
+    float *y;            /* [T][n]; may be dt */
     size_t y_stride;
     const struct hy_state_sequence *sequences;
     size_t n_sequences;
@@ -307,6 +328,8 @@ struct hy_kernels {
     const char *name; /* of the instruction set */
     bool has_bf16;    /* a unit that multiplies bf16 */
     bool has_int8;    /* instructions that make int8 products worth while */
+    size_t row_block; /* rounded activations have blocks of so many rows, or of all if there are
+                         fewer; 0: no blocks */
     void (*embed)(const struct hy_embed_args *, size_t begin, size_t end);
     void (*rms_norm)(const struct hy_rms_norm_args *, size_t begin, size_t end);
     /* scratch: hy_matmul_scratch(k) bytes of the calling thread's own, at a multiple of 64; NULL is
@@ -324,10 +347,10 @@ struct hy_kernels {
 };
 
 /*
- * Fills the table for an instruction set: "generic", "avx2", "avx512", "neon", or "best" for the
- * best that this processor and its operating system allow. NULL: what the environment variable
- * HYMBA_CPU names, or "best". ARGUMENT for an unknown name, UNSUPPORTED for one that cannot run
- * here.
+ * Fills the table for an instruction set: "generic", "avx2", "avx512", "amx", "neon", or "best"
+ * for the best that this processor and its operating system allow. NULL: what the environment
+ * variable HYMBA_CPU names, or "best". ARGUMENT for an unknown name, UNSUPPORTED for one that
+ * cannot run here.
  */
 hymba_status hy_kernels_init(struct hy_kernels *kernels, const char *instruction_set,
                              hymba_error *error);
@@ -340,6 +363,8 @@ void hy_matmul_f32_avx512(const struct hy_matmul_args *args, size_t begin, size_
 void hy_kernels_avx512_base(struct hy_kernels *kernels); /* without the instructions of the next */
 void hy_kernels_avx512_vnni(struct hy_kernels *kernels);
 void hy_kernels_avx512_bf16(struct hy_kernels *kernels);
+void hy_kernels_amx(struct hy_kernels *kernels);
+bool hy_has_amx_kernels(void); /* whether the compiler knew the instructions */
 void hy_kernels_neon(struct hy_kernels *kernels);
 void hy_matmul_f32_neon(const struct hy_matmul_args *args, size_t begin, size_t end);
 void hy_kernels_neon_base(struct hy_kernels *kernels); /* without the instructions of the next */

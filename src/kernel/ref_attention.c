@@ -23,6 +23,11 @@ static inline float load(const unsigned char *row, hymba_dtype dtype, size_t n, 
     return scale * (float)((const signed char *)row)[i];
 }
 
+static inline float as_bf16(float x)
+{
+    return hy_bf16_to_f32(hy_f32_to_bf16(x));
+}
+
 /* Scores of all visible keys in the order of positions; returns how many there are. */
 static size_t score_keys(const struct query *query)
 {
@@ -40,7 +45,8 @@ static size_t score_keys(const struct query *query)
                 const float *q = query->q + head * args->qk_size;
                 float sum = 0.0f;
                 for (size_t i = 0; i < args->qk_size; i++)
-                    sum += q[i] * load(row, args->cache_type, args->qk_size, i);
+                    sum += (args->bf16 ? as_bf16(q[i]) : q[i])
+                           * load(row, args->cache_type, args->qk_size, i);
                 query->scores[head * args->max_keys + n_keys] = sum * args->scale;
             }
         }
@@ -77,6 +83,7 @@ static void add_values(const struct query *query)
             const unsigned char *row = v + key * row_bytes;
             for (size_t head = 0; head < query->n_heads; head++) {
                 float weight = query->scores[head * args->max_keys + n_keys];
+                weight = args->bf16 ? as_bf16(weight) : weight;
                 float *out = query->out + head * args->v_size;
                 for (size_t i = 0; i < args->v_size; i++)
                     out[i] += weight * load(row, args->cache_type, args->v_size, i);

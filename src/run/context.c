@@ -117,7 +117,7 @@ static int resolve_compute(const hymba_context_params *params, const struct hy_w
 static void destroy(hymba_context *context)
 {
     struct hy_memory *memory = &context->memory;
-    hy_decode_free_lists(context);
+    hy_step_lists_free(memory, &context->lists);
     hy_free(memory, context->inverse_frequency);
     hy_meta_state_release(context->meta);
     hy_workspace_free(memory, &context->workspace);
@@ -240,8 +240,9 @@ hymba_status hy_context_reserve_keys(hymba_context *context, uint64_t n_tokens, 
     hymba_status status = count_keys(&context->layout, n_tokens, &keys, error);
     if (status != HYMBA_OK)
         return status;
-    return hy_backend_reserve_attention(&context->backend, config->n_heads / config->n_kv_heads,
-                                        keys, error);
+    return hy_backend_reserve_attention(
+        &context->backend, config->n_heads / config->n_kv_heads,
+        hy_attention_row_floats(config->qk_head_size, config->v_head_size), keys, error);
 }
 
 hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)

@@ -57,6 +57,7 @@ static struct hy_rounded round_rows(const struct pass *pass, const float *x, siz
             .sums = work->rounded_sums,
             .group = w->group,
             .split = w->dtype == HYMBA_DTYPE_INT4,
+            .block = hy_min_size(pass->backend->kernels.row_block, pass->rows),
         },
     };
     if (args.y.dtype != HYMBA_DTYPE_F32)
@@ -217,6 +218,13 @@ static size_t list_spans(const struct pass *pass, const struct hy_layer_plan *la
     return max_keys;
 }
 
+/* Where a unit multiplies bf16, and rounding was allowed. */
+static bool rounds_attention(const hymba_context *context)
+{
+    return context->compute != HYMBA_COMPUTE_F32 && context->backend.kernels.has_bf16 &&
+           context->layout.cache_type == HYMBA_DTYPE_BF16;
+}
+
 /* Section 4a. */
 static void attend(const struct pass *pass, uint32_t index)
 {
@@ -237,6 +245,7 @@ static void attend(const struct pass *pass, uint32_t index)
         .v_size = config->v_head_size,
         .scale = (float)(1.0 / sqrt((double)config->qk_head_size)),
         .cache_type = pass->context->layout.cache_type,
+        .bf16 = rounds_attention(pass->context),
         .sequences = pass->context->lists.attention,
         .n_sequences = pass->n_sequences,
         .max_keys = max_keys,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "kernel/kernel.h"
 
 /* Hands out parts of a block that may not exist yet: with a NULL base it only counts. */
 struct divider {
@@ -32,18 +33,20 @@ static void divide(struct divider *divider, const struct hy_plan *plan,
     workspace->sine = take(divider, rows, config->qk_head_size / 2 + 1, f32);
     workspace->logits = take(divider, HY_LOGITS_ROWS, config->vocabulary_size, f32);
     workspace->step_kv = take(divider, layout->step_bytes, 1, 1);
-    workspace->rounded = take(divider, rows, columns, 2);
-    workspace->rounded_scales = take(divider, rows, columns / 32, f32);
-    workspace->rounded_sums = take(divider, rows, columns / 32, sizeof(int32_t));
+    size_t whole_blocks = (rows / HY_ROW_BLOCK + 1) * HY_ROW_BLOCK;
+    workspace->rounded = take(divider, whole_blocks, columns, 2);
+    workspace->rounded_scales = take(divider, whole_blocks, columns / 32, f32);
+    workspace->rounded_sums = take(divider, whole_blocks, columns / 32, sizeof(int32_t));
     workspace->ids = take(divider, rows, 1, sizeof(int32_t));
     size_t shared = divider->used;
-    workspace->proj = take(divider, rows, plan->max_in_rows, f32);
-    workspace->conv = take(divider, rows, config->inner_size, f32);
+    size_t inner = config->inner_size;
+    workspace->proj = take(divider, rows, hy_max_size(plan->max_in_rows, 2 * inner), f32);
+    workspace->fused = workspace->proj; /* nobody reads proj once both streams are there */
+    workspace->conv = take(divider, rows, inner, f32);
     workspace->dt_b_c = take(divider, rows, config->dt_rank + 2 * config->state_size, f32);
-    workspace->dt = take(divider, rows, config->inner_size, f32);
-    workspace->attention = take(divider, rows, config->inner_size, f32);
-    workspace->ssm = take(divider, rows, config->inner_size, f32);
-    workspace->fused = take(divider, rows, 2 * (size_t)config->inner_size, f32);
+    workspace->dt = take(divider, rows, inner, f32);
+    workspace->attention = take(divider, rows, inner, f32);
+    workspace->ssm = workspace->dt; /* the scan puts each result where its dt was */
     size_t mixer_end = divider->used;
     divider->used = shared;
     workspace->gate = take(divider, rows, config->intermediate_size, f32);

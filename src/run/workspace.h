@@ -18,15 +18,16 @@ struct hy_workspace {
     float *proj;          /* [rows][max_in_rows]: in_proj's output */
     float *conv;          /* [rows][di] */
     float *dt_b_c;        /* [rows][R + 2 N]: x_proj's output */
-    float *dt;            /* [rows][di] */
+    float *dt;            /* [rows][di], before the scan */
     float *attention;     /* [rows][di] */
-    float *ssm;           /* [rows][di] */
-    float *fused;         /* [rows][di] or [rows][2 di] */
+    float *ssm;           /* [rows][di], in the place of dt */
+    float *fused;         /* [rows][di] or [rows][2 di], in the place of proj */
     float *gate, *up;     /* [rows][E], in the place of proj and what follows */
     float *logits;        /* [HY_LOGITS_ROWS][V] */
-    void *rounded;        /* rows of activations as bf16 or int8, each up to max_columns long */
-    float *rounded_scales;  /* [rows][max_columns / 32] */
-    int32_t *rounded_sums;  /* [rows][max_columns / 32] */
+    void *rounded;        /* rows of activations as bf16 or int8, each up to max_columns long, and
+                             those that whole blocks of rows would have */
+    float *rounded_scales;  /* [so many][max_columns / 32] */
+    int32_t *rounded_sums;  /* [so many][max_columns / 32] */
     unsigned char *step_kv; /* keys and values of the step: layout->step_bytes */
     int32_t *ids;         /* [rows] */
     size_t bytes;

@@ -117,6 +117,7 @@ static void random_attention(struct attention *attention)
     args->out_stride = args->n_heads * args->v_size + test_random_below(3);
     args->scale = 1.0f / sqrtf((float)args->qk_size);
     args->cache_type = cache_types[test_random_below(N_CACHE_TYPES)];
+    args->bf16 = args->cache_type == HYMBA_DTYPE_BF16 && test_random_below(3) > 0;
     args->n_sequences = 1 + test_random_below(MOST_SEQUENCES);
     args->sequences = attention->sequences;
     for (size_t s = 0; s < args->n_sequences; s++) {
@@ -149,7 +150,7 @@ static double exact_score(const struct attention *attention, const struct past *
     const float *q = args->q + row * args->q_stride + head * args->qk_size;
     double sum = 0.0;
     for (size_t i = 0; i < args->qk_size; i++)
-        sum += (double)q[i]
+        sum += (double)(args->bf16 ? hy_bf16_to_f32(hy_f32_to_bf16(q[i])) : q[i])
                * row_element(past->k, args->cache_type, args->qk_size,
                              kv_head * past->n_keys + key, i);
     return sum * (double)args->scale;
@@ -158,7 +159,8 @@ static double exact_score(const struct attention *attention, const struct past *
 /*
  * A score sums up to 64 terms below 4, scaled by 1/8: the roundings of such a sum move it by about
  * 1e-6, and the result, an average of values below 1, by as much. A key too many or too few moves
- * it by 1e-2.
+ * it by 1e-2. Weights that are rounded to bf16 add the rounding, 2^-8 of an average of magnitudes
+ * below 1, and what is too small for it.
  */
 static void check_head(const struct attention *attention, size_t s, size_t row, size_t head)
 {
@@ -181,7 +183,7 @@ static void check_head(const struct attention *attention, size_t s, size_t row, 
     }
     for (size_t i = 0; i < args->v_size; i++)
         check_near((double)args->out[row * args->out_stride + head * args->v_size + i],
-                   out[i] / total, 1e-5, "attention");
+                   out[i] / total, args->bf16 ? 0x1.02p-8 : 1e-5, "attention");
     free(out);
 }
 

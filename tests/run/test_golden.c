@@ -8,8 +8,8 @@
 
 static const double LOGITS_BOUND = 2e-4, STREAM_BOUND = 1e-4;
 
-static const char *const instruction_sets[] = {"generic", "avx2", "avx512", "neon"};
-enum { N_SETS = 4 };
+static const char *const instruction_sets[] = {"generic", "avx2", "avx512", "amx", "neon"};
+enum { N_SETS = sizeof instruction_sets / sizeof instruction_sets[0] };
 
 /* Whether this machine has the instruction set. */
 static bool can_run(const char *cpu)
@@ -76,7 +76,8 @@ START_TEST(logits_equal_for_every_cut_and_instruction_set)
         uint32_t threads, step;
     } ways[] = {{"generic", 2, 0}, {"avx2", 1, 0},   {"avx2", 2, 5},
                 {"avx512", 1, 0},  {"avx512", 2, 0}, {"avx512", 2, 5},
-                {"neon", 1, 0},    {"neon", 2, 0},   {"neon", 2, 5}};
+                {"amx", 2, 0},     {"amx", 2, 5},    {"neon", 1, 0},
+                {"neon", 2, 0},    {"neon", 2, 5}};
     struct golden golden;
     double worst = 0.0;
     golden_open(&golden, golden_names[_i]);

@@ -256,6 +256,17 @@ HY_INLINE ivec ivec_max(ivec a, ivec b)
     return vmaxq_s32(a, b);
 }
 
+/* Of every quad the 16-bit elements of the lower or the upper half, those of a and b in turn. */
+HY_INLINE ivec ivec_low_elements(ivec a, ivec b)
+{
+    return vreinterpretq_s32_s16(vzip1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+}
+
+HY_INLINE ivec ivec_high_elements(ivec a, ivec b)
+{
+    return vreinterpretq_s32_s16(vzip2q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+}
+
 HY_INLINE ivec ivec_low_halves(ivec a, ivec b)
 {
     return vzip1q_s32(a, b);

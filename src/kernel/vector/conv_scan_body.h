@@ -86,6 +86,9 @@ static void scan_rows(const struct hy_scan_args *args, const struct hy_segment *
     }
 }
 
+/* State and a are more streams than the hardware reads ahead by itself. */
+enum { FETCH_CHANNELS = 64 };
+
 static void scan_channels(const struct hy_scan_args *args, struct channels channels)
 {
     vec h[NEAR_STATES], a[NEAR_STATES];
@@ -93,8 +96,11 @@ static void scan_channels(const struct hy_scan_args *args, struct channels chann
         size_t count = lanes_at(i, channels.end);
         float *state = channels.sequence->ssm_state + i;
         for (size_t s = 0; s < args->state_size; s++) {
+            const float *a_row = args->a + s * args->n + i;
             h[s] = vec_load_n(state + s * args->n, count);
-            a[s] = vec_load_n(args->a + s * args->n + i, count);
+            a[s] = vec_load_n(a_row, count);
+            __builtin_prefetch(state + s * args->n + FETCH_CHANNELS, 1, 3);
+            __builtin_prefetch(a_row + FETCH_CHANNELS, 0, 3);
         }
         scan_rows(args, &channels.sequence->segment, i, count, h, a);
         for (size_t s = 0; s < args->state_size; s++)

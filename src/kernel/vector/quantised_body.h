@@ -359,33 +359,48 @@ static void matmul_dequantised(const struct hy_matmul_args *args, size_t begin, 
 
 /* ------------------------------------------------------------- rounding */
 
+static float greatest_magnitude(const float *x, size_t n)
+{
+    ivec magnitudes = ivec_zero();
+    for (size_t i = 0; i < n; i += LANES)
+        magnitudes = ivec_max(magnitudes, ivec_magnitudes(vec_load(x + i)));
+    return hy_bits_to_f32((uint32_t)ivec_greatest(magnitudes));
+}
+
+/* Rounds 32 elements; their sums in lanes. */
+HY_INLINE ivec round_32(const float *x, float factor, bool split, int8_t *values)
+{
+    ivec sum = ivec_zero();
+    HY_UNROLL
+    for (size_t i = 0; i < 32; i += LANES) {
+        ivec rounded = ivec_from_vec(vec_mul(vec_load(x + i), vec_all(factor)));
+        sum = ivec_add(sum, rounded);
+        ivec_store_bytes(values + i, rounded);
+    }
+    if (split) {
+        int8_t block[32];
+        memcpy(block, values, sizeof block);
+        for (size_t pair = 0; pair < 16; pair++) {
+            values[pair] = block[2 * pair];
+            values[16 + pair] = block[2 * pair + 1];
+        }
+    }
+    return sum;
+}
+
 static void round_group(const struct hy_rounded *y, size_t index, const float *x, int8_t *values)
 {
-    ivec magnitudes = ivec_zero(), sum = ivec_zero();
-    for (size_t i = 0; i < y->group; i += LANES)
-        magnitudes = ivec_max(magnitudes, ivec_magnitudes(vec_load(x + i)));
-    float greatest = hy_bits_to_f32((uint32_t)ivec_greatest(magnitudes));
+    float greatest = greatest_magnitude(x, y->group);
     y->scales[index] = greatest / 127.0f;
     y->sums[index] = 0;
     if (!hy_can_round(greatest)) {
         memset(values, 0, y->group);
         return;
     }
-    vec factor = vec_all(127.0f / greatest);
-    for (size_t i = 0; i < y->group; i += LANES) {
-        ivec rounded = ivec_from_vec(vec_mul(vec_load(x + i), factor));
-        sum = ivec_add(sum, rounded);
-        ivec_store_bytes(values + i, rounded);
-    }
+    ivec sum = ivec_zero();
+    for (size_t i = 0; i < y->group; i += 32)
+        sum = ivec_add(sum, round_32(x + i, 127.0f / greatest, y->split, values + i));
     y->sums[index] = ivec_sum(sum);
-    for (size_t i = 0; y->split && i < y->group; i += 32) {
-        int8_t block[32];
-        memcpy(block, values + i, sizeof block);
-        for (size_t pair = 0; pair < 16; pair++) {
-            values[i + pair] = block[2 * pair];
-            values[i + 16 + pair] = block[2 * pair + 1];
-        }
-    }
 }
 
 static void round_to_bf16(const struct hy_rounded *y, const float *x, size_t n, uint16_t *values)

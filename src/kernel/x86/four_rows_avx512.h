@@ -9,7 +9,17 @@
 
 #include "kernel/kernel.h"
 
-enum { FETCH_SCALES = 768 }; /* bytes ahead of the scales in use */
+/*
+ * How far ahead weights are asked for, measured on Zen 4. While weights stream through, x and what
+ * belongs to it stay in the nearest cache up to a few thousand elements: there the weights may come
+ * as well, if they leave first. Longer rows of x do not stay, and wait less if weights are on
+ * their way to the second cache early.
+ */
+enum {
+    LONG_ROW = 4096,          /* elements */
+    FETCH_BESIDE_SHORT = 512, /* bytes ahead */
+    FETCH_BESIDE_LONG = 3072,
+};
 
 /* Four rows of weights. */
 struct four_rows {
@@ -56,6 +66,17 @@ HY_INLINE struct line_of_x load_line_of_x(const int8_t *x, size_t bytes, const h
     __m512i a = _mm512_maskz_loadu_epi8(low, x), b = _mm512_maskz_loadu_epi8(high, x + 64);
     return (struct line_of_x){_mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0)),
                               _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1))};
+}
+
+HY_INLINE void fetch_ahead(const struct four_rows *rows, size_t offset, const bool is_long)
+{
+    HY_UNROLL
+    for (size_t row = 0; row < 4; row++) {
+        if (is_long)
+            __builtin_prefetch(rows->w[row] + offset + FETCH_BESIDE_LONG, 0, 2);
+        else
+            __builtin_prefetch(rows->w[row] + offset + FETCH_BESIDE_SHORT, 0, 0);
+    }
 }
 
 /* Products of up to 64 bytes of each row: lane r of quad q is row r's sum over the elements of the
@@ -109,9 +130,13 @@ HY_INLINE __m128 four_sums(const struct hy_matmul_args *args, const struct four_
     const int32_t zero = zero_point(dtype);
     const struct hy_rounded *x = args->rounded;
     size_t n_groups = args->k / args->group, row_bytes = hy_row_bytes(dtype, args->k), g = 0;
+    const bool is_long = args->k > LONG_ROW;
     __m128 sum = _mm_setzero_ps();
     for (size_t offset = 0; offset < row_bytes; offset += 64 * lines_per_group) {
         ivec sums = ivec_zero();
+        HY_UNROLL
+        for (size_t i = 0; i < lines_per_group; i++)
+            fetch_ahead(rows, offset + 64 * i, is_long);
         HY_UNROLL
         for (size_t i = 0; i < lines_per_group; i++) {
             size_t begin = offset + 64 * i, bytes = hy_min_size(row_bytes - begin, 64);
@@ -148,7 +173,7 @@ HY_INLINE size_t one_row(const struct hy_matmul_args *args, size_t begin, size_t
 {
     size_t line = dtype == HYMBA_DTYPE_INT8 ? 64 : 128, step = (end - begin) / 4;
     size_t row_bytes = hy_row_bytes(dtype, args->k), n_groups = args->k / args->group;
-    if (args->group > 2 * line)
+    if (2 * line % args->group != 0) /* lines and groups do not end together */
         return begin;
     for (size_t j = begin; j < begin + step; j++) {
         struct four_rows rows = {.scales = scales};
@@ -158,8 +183,6 @@ HY_INLINE size_t one_row(const struct hy_matmul_args *args, size_t begin, size_t
             size_t column = j + row * step;
             rows.w[row] = (const unsigned char *)args->w + column * row_bytes;
             scale_rows[row] = (const unsigned char *)args->w_scales + column * n_groups * 2;
-            for (size_t i = 0; i < n_groups * 2; i += 64) /* too short for the hardware to notice */
-                __builtin_prefetch(scale_rows[row] + FETCH_SCALES + i, 0, 3);
         }
         unpack_four_scales(scale_rows, n_groups, scales);
         _mm_storeu_ps(four, four_columns(args, &rows, dtype));

@@ -1,4 +1,4 @@
-/* Products of the AVX-512 kernels with int8 and bf16 dot products. */
+/* Products and attention of the AVX-512 kernels with int8 and bf16 dot products. */
 #include "kernel/kernel.h"
 
 #ifdef __x86_64__
@@ -13,12 +13,15 @@ static void matmul_f32(const struct hy_matmul_args *args, size_t begin, size_t e
 #include "kernel/vector/matmul_body.h"
 #include "kernel/vector/quantised_body.h"
 
+#include "kernel/vector/attention_body.h"
+
 void hy_kernels_avx512_bf16(struct hy_kernels *kernels)
 {
     hy_kernels_avx512_base(kernels);
     kernels->has_bf16 = HAS_BF16;
     kernels->matmul = matmul;
     kernels->round = round_rows;
+    kernels->attention = attention;
 }
 
 #endif

@@ -252,6 +252,17 @@ HY_INLINE ivec ivec_max(ivec a, ivec b)
     return _mm256_max_epi32(a, b);
 }
 
+/* Of every quad the 16-bit elements of the lower or the upper half, those of a and b in turn. */
+HY_INLINE ivec ivec_low_elements(ivec a, ivec b)
+{
+    return _mm256_unpacklo_epi16(a, b);
+}
+
+HY_INLINE ivec ivec_high_elements(ivec a, ivec b)
+{
+    return _mm256_unpackhi_epi16(a, b);
+}
+
 HY_INLINE ivec ivec_low_halves(ivec a, ivec b)
 {
     return _mm256_unpacklo_epi32(a, b);
@@ -281,6 +292,13 @@ HY_INLINE ivec ivec_low_nibbles(ivec v)
 HY_INLINE ivec ivec_high_nibbles(ivec v)
 {
     return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+}
+
+/* The elements of 2 * LANES bytes, a byte each: of every 16 bytes the low halves, then the high. */
+HY_INLINE ivec ivec_nibbles(const void *p)
+{
+    __m256i v = _mm256_srlv_epi64(ivec_all_quads(p), _mm256_set_epi64x(4, 4, 0, 0));
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
 }
 
 /* Stored bytes (value + 128) as ivec_dot takes them (value + INT8_ZERO). */

@@ -246,6 +246,17 @@ HY_INLINE ivec ivec_max(ivec a, ivec b)
     return _mm512_max_epi32(a, b);
 }
 
+/* Of every quad the 16-bit elements of the lower or the upper half, those of a and b in turn. */
+HY_INLINE ivec ivec_low_elements(ivec a, ivec b)
+{
+    return _mm512_unpacklo_epi16(a, b);
+}
+
+HY_INLINE ivec ivec_high_elements(ivec a, ivec b)
+{
+    return _mm512_unpackhi_epi16(a, b);
+}
+
 HY_INLINE ivec ivec_low_halves(ivec a, ivec b)
 {
     return _mm512_unpacklo_epi32(a, b);
@@ -275,6 +286,15 @@ HY_INLINE ivec ivec_low_nibbles(ivec v)
 HY_INLINE ivec ivec_high_nibbles(ivec v)
 {
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+}
+
+/* The elements of 2 * LANES bytes, a byte each: of every 16 bytes the low halves, then the high. */
+HY_INLINE ivec ivec_nibbles(const void *p)
+{
+    __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i_u *)p));
+    v = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), v);
+    v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
 }
 
 /* Stored bytes (value + 128) as ivec_dot takes them (value + INT8_ZERO). */
