@@ -272,6 +272,8 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
     if (status != HYMBA_OK)
         return status;
     kept = kept < layout->rewind_tokens ? kept : layout->rewind_tokens;
+    if (keys > 0)
+        keys += hy_attention_row_floats(config->qk_head_size, config->v_head_size);
     if (!hy_mul_u64(1 + kept, hy_layout_recurrent_floats(layout) * sizeof(float), &states) ||
         !hy_mul_u64(keys, threads * group * sizeof(float), &scores) ||
         !hy_add_u64(*bytes, layout->meta_bytes - layout->meta_kv_bytes, bytes) ||
