@@ -10,7 +10,7 @@
 enum {
     PAIR = 2 * LANES,
     TILE_PAIRS = 2,
-    FETCHED_VALUES = 384 * 1024, /* bytes asked for while keys are scored: the second cache's part */
+    FETCHED_VALUES = 384 * 1024, /* bytes asked for while keys are scored: part of a cache */
 };
 
 /* Memory of a query beside its scores: per head what hy_attention_row_floats counts. */
