@@ -32,7 +32,9 @@ KEY := $(shell printf '%s' '$(CC) $(COMPILER) $(BASE_FLAGS) $(CPPFLAGS) $(CFLAGS
 OBJ := build/$(KEY)
 
 # Deferred, since nothing is installed yet when `make setup` reads this file.
-LIBS = $(or $(shell $(PKG_CONFIG) --libs jansson zlib 2>/dev/null),-ljansson -lz) -lm -lpthread
+# -ldl: dlopen, for C libraries that have it apart.
+LIBS = $(or $(shell $(PKG_CONFIG) --libs jansson zlib 2>/dev/null),-ljansson -lz) -lm -lpthread \
+	-ldl
 LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags jansson zlib 2>/dev/null)
 CHECK_LIBS = $(or $(shell $(PKG_CONFIG) --libs check 2>/dev/null),-lcheck -lsubunit -lrt) -lpthread
 
@@ -55,8 +57,10 @@ EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
 HELPER_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
 FAULT_SOURCES := $(filter tests/fault/%,$(HELPER_SOURCES))
-SUPPORT_SOURCES := $(filter-out $(FAULT_SOURCES),$(HELPER_SOURCES))
+PLUGIN_SOURCES := tests/backend/guarded_device.c
+SUPPORT_SOURCES := $(filter-out $(FAULT_SOURCES) $(PLUGIN_SOURCES),$(HELPER_SOURCES))
 FUZZ_SOURCES := $(filter tests/fuzz/%,$(SUPPORT_SOURCES))
+HARNESS_TESTS := $(sort $(wildcard tests/cuda/test_*.cpp))
 TEST_SCRIPTS := $(sort $(wildcard tests/*/check_*.sh tests/*/check.sh))
 
 objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
@@ -86,6 +90,8 @@ help:
 	@echo 'make check-tsan      the tests under the thread sanitizer'
 	@echo 'make check-valgrind  the small suites under valgrind'
 	@echo 'make check-arm       part of the tests for AArch64, cross-compiled, in an emulator'
+	@echo 'make cuda            the plug-in for CUDA devices; CUDA_ARCHS="80 90" for fewer'
+	@echo 'make check-cuda      the tests that need a GPU, and what each kernel takes'
 	@echo 'make fuzz            each fuzz target for SECONDS'
 	@echo 'make coverage        lines of the library that the tests run'
 	@echo 'make abi-baseline    write lib/libhymba.abi anew, after a wanted change (docs/abi.md)'
@@ -186,19 +192,70 @@ $(OBJ)/tests/%: $(OBJ)/tests/%.o $(SUPPORT) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(link) $< $(SUPPORT) $(INTERNAL) $(CHECK_LIBS) $(LIBS)
 
+# A plug-in with a device for tests, where a context looks for one: beside the program.
+TEST_PLUGIN := $(OBJ)/tests/backend/libhymba-cuda.so
+$(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
+		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
+$(OBJ)/tests/backend/test_device: | $(TEST_PLUGIN)
+
+# The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of
+# tests/cuda; $(CXX) is of the compiler's family, so that sanitizers agree.
+HARNESS_CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),$(CXX))
+HARNESS_FLAGS := -std=c++17 -DHYMBA_HARNESS -ffp-contract=off -fPIC -Wall -Wextra -Wpedantic \
+	-Wshadow -Wno-unknown-pragmas $(SANITIZE_FLAGS) $(EXTRA_CFLAGS)
+HARNESS_INCLUDES := -Iinclude -Isrc -Itests/cuda -Icuda -Itests/support
+CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
+HARNESS_SOURCES := $(filter-out $(HARNESS_TESTS) tests/cuda/check_cuda.cpp, \
+	$(sort $(wildcard tests/cuda/*.cpp))) $(CUDA_SOURCES)
+harness_objects = $(patsubst %.cu,$(OBJ)/%.o,$(patsubst %.cpp,$(OBJ)/%.o,$(1)))
+CHECK_CUDA := tests/cuda/check_cuda.cpp tests/cuda/compare_ops.cpp
+HARNESS := $(OBJ)/tests/libcuda-harness.a
+compile_harness = $(HARNESS_CXX) $(HARNESS_INCLUDES) $(HARNESS_FLAGS) $(CPPFLAGS) $(CFLAGS) \
+	-MMD -MP
+
+$(OBJ)/cuda/%.o: cuda/%.cu
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile_harness) -x c++ -c $< -o $@
+
+$(OBJ)/tests/cuda/%.o: tests/cuda/%.cpp
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile_harness) -c $< -o $@
+
+$(HARNESS): $(call harness_objects,$(HARNESS_SOURCES))
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(OBJ)/tests/cuda/%: $(OBJ)/tests/cuda/%.o $(HARNESS) $(SUPPORT) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(HARNESS_CXX) $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ $< $(HARNESS) $(SUPPORT) \
+		$(INTERNAL) $(CHECK_LIBS) $(LIBS)
+
+# The plug-in with the harness as its device, for whole models.
+HARNESS_PLUGIN := $(OBJ)/tests/cuda/libhymba-cuda.so
+$(HARNESS_PLUGIN): $(HARNESS) $(INTERNAL)
+	$(call say,LD,$@)
+	$(Q)$(HARNESS_CXX) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
+		-Wl,--whole-archive $(HARNESS) -Wl,--no-whole-archive $(INTERNAL) $(LIBS)
+
 # TESTS: programs and scripts by source path, with or without .c; all of them by default.
-TESTS ?= $(TEST_SOURCES) $(TEST_SCRIPTS)
+TESTS ?= $(TEST_SOURCES) $(HARNESS_TESTS) $(TEST_SCRIPTS)
 SCRIPTS_TO_RUN := $(filter %.sh,$(TESTS))
-PROGRAMS_TO_RUN := $(patsubst %.c,%,$(filter-out %.sh,$(TESTS)))
+PROGRAMS_TO_RUN := $(patsubst %.cpp,%,$(patsubst %.c,%,$(filter-out %.sh,$(TESTS))))
 PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 
 # Unit tests need the internal archive alone; all others, and all scripts, may look at the products.
-UNIT := $(foreach stage,base tensor format kernel text backend model state run,tests/$(stage)/%)
+UNIT := $(foreach stage,base tensor format kernel text backend model state run cuda, \
+	tests/$(stage)/%)
 test-programs: $(PROGRAM_FILES)
 examples: $(EXAMPLES)
 benches: $(BENCHES)
 BEYOND_UNIT := $(filter-out $(UNIT),$(PROGRAMS_TO_RUN)) $(SCRIPTS_TO_RUN)
-test-files: $(PROGRAM_FILES) $(if $(strip $(BEYOND_UNIT)),$(PRODUCTS) $(EXAMPLES))
+test-files: $(PROGRAM_FILES) $(if $(strip $(BEYOND_UNIT)),$(PRODUCTS) $(EXAMPLES)) \
+	$(if $(filter tests/cuda/check_models.sh,$(SCRIPTS_TO_RUN)),$(HARNESS_PLUGIN))
 
 # Everything that can be built is run, and what cannot be built counts as failed.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -227,7 +284,8 @@ check-asan:
 		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
 # What never starts a thread has no races.
-TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz,tests/$d/%),$(TEST_SOURCES))
+TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz cuda,tests/$d/%), \
+	$(TEST_SOURCES))
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
@@ -263,7 +321,7 @@ coverage:
 	+@$(MAKE) --no-print-directory run-coverage CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
 run-coverage:
 	@find $(OBJ) -name '*.gcda' -delete 2>/dev/null || true
-	+@$(MAKE) --no-print-directory run-tests TESTS='$(filter-out %.sh,$(TESTS))'
+	+@$(MAKE) --no-print-directory run-tests TESTS='$(filter-out %.sh tests/cuda/%,$(TESTS))'
 	@tests/coverage/report.sh $(OBJ)
 
 # The binary interface that tests/abi/check_abi.sh holds the library to; docs/abi.md says when.
@@ -280,6 +338,70 @@ demo:
 	+@$(MAKE) --no-print-directory $(parallel) all
 	@bin/hymba generate -p "Once upon a time" -n 120 --seed 1
 
+# ------------------------------------------------------------------- CUDA
+
+# The plug-in for CUDA devices, with nvcc of CUDA 12 or 13. CUDA_ARCHS: the architectures it has
+# code for, "90" or "80 90", by default all of these that nvcc knows; later ones take the last one's
+# PTX.
+NVCC ?= nvcc
+CUDA_ARCHS ?= $(foreach a,80 86 87 89 90 100 120,$(if \
+	$(filter compute_$(a),$(shell $(NVCC) --list-gpu-arch 2>/dev/null)),$(a)))
+CUDA_OBJ = $(OBJ)/nvcc/$(subst $() $(),-,$(strip $(CUDA_ARCHS)))
+CUDA_CODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+	-gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+NVCC_FLAGS := -std=c++17 -O3 -Werror all-warnings -Xcompiler \
+	-fPIC,-fvisibility=hidden,-Wall,-Wextra
+CUDA_INCLUDES := -Iinclude -Isrc -Icuda
+# Where the libraries of this nvcc lie, for the linker and for the plug-in when it is opened.
+CUDA_LIBDIR ?= $(abspath $(dir $(realpath $(shell command -v $(NVCC))))/../lib64)
+CUDA_PLUGIN = $(CUDA_OBJ)/libhymba-cuda.so
+
+cuda:
+	@command -v $(NVCC) >/dev/null 2>&1 || { echo 'make cuda: there is no nvcc: put that of CUDA' \
+		'12 or 13 on PATH or name it with NVCC=; the core needs none'; exit 1; }
+	+@$(MAKE) --no-print-directory all build-cuda
+
+# What each kernel takes of a multiprocessor stands beside its object, in a file *.o.log.
+# The rules with a deferred folder, which costs a call of nvcc, are there for these targets alone.
+ifneq (,$(filter cuda-plugin build-cuda build-check-cuda,$(MAKECMDGOALS)))
+CUDA_OBJECTS := $(CUDA_SOURCES:cuda/%.cu=$(CUDA_OBJ)/%.o)
+cuda-plugin: $(CUDA_PLUGIN)
+build-cuda: cuda-plugin
+	@mkdir -p build
+	@cmp -s $(CUDA_PLUGIN) build/libhymba-cuda.so || $(INSTALL) -m 755 $(CUDA_PLUGIN) build
+	@mkdir -p bin && ln -sf ../build/libhymba-cuda.so bin/libhymba-cuda.so
+
+$(CUDA_OBJ)/%.o: cuda/%.cu
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(CUDA_INCLUDES) $(NVCC_FLAGS) $(CUDA_CODE) -Xptxas -v -MMD -MP -c $< -o $@ \
+		> $@.log 2>&1 || { cat $@.log; exit 1; }
+
+$(CUDA_PLUGIN): $(CUDA_OBJECTS) $(OBJ)/src/base/status.o cuda/plugin.map
+	$(call say,LD,$@)
+	$(Q)$(NVCC) -shared -cudart static $(CUDA_CODE) -o $@ $(CUDA_OBJECTS) $(OBJ)/src/base/status.o \
+		-Xlinker --version-script=cuda/plugin.map -L$(CUDA_LIBDIR) -Xlinker -rpath=$(CUDA_LIBDIR) \
+		-lcublasLt
+
+# The program knows the plug-in's table alone.
+build-check-cuda: build-cuda $(call harness_objects,$(CHECK_CUDA)) $(INTERNAL)
+	$(call say,LD,build/check_cuda)
+	@mkdir -p build
+	$(Q)$(HARNESS_CXX) $(CFLAGS) $(LDFLAGS) -o build/check_cuda \
+		$(call harness_objects,$(CHECK_CUDA)) $(INTERNAL) $(CUDA_PLUGIN) \
+		-Wl,-rpath,$(abspath $(CUDA_OBJ)) -Wl,-rpath-link,$(CUDA_LIBDIR) $(LIBS)
+
+-include $(CUDA_OBJECTS:.o=.d)
+endif
+
+# On a machine with a GPU: every op against generic C, whole models against the CPU, then the time
+# of each kernel.
+check-cuda: cuda
+	+@$(MAKE) --no-print-directory build-check-cuda
+	@build/check_cuda
+	@HYMBA_COMMAND=bin/hymba HYMBA_TOKENS=64 HYMBA_CUDA_PLUGIN=$(abspath build/libhymba-cuda.so) \
+		sh tests/cuda/check_models.sh
+
 # ---------------------------------------------------------------- install
 
 install: all
@@ -289,6 +411,8 @@ install: all
 	$(INSTALL) -m 755 $(OBJ)/$(SONAME) $(DESTDIR)$(LIBDIR)
 	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/libhymba.so
 	$(INSTALL) -m 755 $(OBJ)/hymba $(DESTDIR)$(BINDIR)
+	if [ -e build/libhymba-cuda.so ]; then \
+		$(INSTALL) -m 755 build/libhymba-cuda.so $(DESTDIR)$(LIBDIR); fi
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
 		-e 's|@VERSION@|$(VERSION)|' pkgconfig/hymba.pc.in \
 		> $(DESTDIR)$(LIBDIR)/pkgconfig/hymba.pc
@@ -296,6 +420,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/hymba.h $(DESTDIR)$(LIBDIR)/libhymba.a \
 		$(DESTDIR)$(LIBDIR)/$(SONAME) $(DESTDIR)$(LIBDIR)/libhymba.so \
+		$(DESTDIR)$(LIBDIR)/libhymba-cuda.so \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/hymba.pc $(DESTDIR)$(BINDIR)/hymba
 
 clean:
@@ -320,6 +445,7 @@ $(FUZZ_BIN)/%: $(OBJ)/tests/fuzz/test_%.o \
 fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 
 .PHONY: fuzz fuzz-programs
+.PHONY: cuda cuda-plugin build-cuda check-cuda build-check-cuda
 .PHONY: abi-baseline
 .PHONY: all examples benches help check check-long check-asan check-tsan check-valgrind check-arm \
 	coverage run-coverage setup demo install uninstall clean run-tests test-files test-programs
@@ -327,4 +453,5 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 .DELETE_ON_ERROR:
 
 -include $(LIB_OBJECTS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) $(BENCHES:=.d) \
-	$(patsubst %.c,$(OBJ)/%.d,$(HELPER_SOURCES) $(TEST_SOURCES))
+	$(patsubst %.c,$(OBJ)/%.d,$(HELPER_SOURCES) $(TEST_SOURCES)) \
+	$(patsubst %.o,%.d,$(call harness_objects,$(HARNESS_SOURCES) $(HARNESS_TESTS)))

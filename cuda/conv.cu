@@ -1,0 +1,202 @@
+#include "conv.h"
+
+#include "element.h"
+
+/*
+ * A thread computes a chunk of one channel's rows, the window of inputs in registers. Only the
+ * thread of a sequence's first chunk touches the state: it has read the old inputs when it writes
+ * the new ones, so no other thread need be waited for. Hence the others must not reach back beyond
+ * the segment: a chunk has at least width - 1 rows.
+ *
+ * Global memory of a launch for n channels and width W, C = ceil(n / 128) blocks of them, G chunks
+ * for the longest sequence; a sequence has T rows in K = ceil(T / chunk) chunks:
+ *   distinct bytes read: 4 n (W + 1), and for each sequence 24 and, if T > 0, 4 n (T + W - 1)
+ *   written: for each sequence with T > 0, 4 n (T + W - 1)
+ *   loads for each sequence: 24 * 128 C G, and if T > 0
+ *     in the kernel for its width 4 n (T + K (W - 1) + K (W + 1)), if K > 1 also 4 n (W - 1)
+ *     in the kernel for any width 4 n (2 T W + K + W - 1)
+ */
+enum { THREADS = 128, CHUNK_ROWS = 32, BATCH = 8 };
+
+struct conv_sequence {
+    size_t row, n_rows;
+    float *state;
+};
+
+HY_DEVICE struct conv_sequence load_sequence(const struct hy_conv_args &args, size_t index)
+{
+    const struct hy_state_sequence *sequence = args.sequences + index;
+    struct conv_sequence loaded;
+    loaded.row = hy_load(&sequence->segment.row);
+    loaded.n_rows = hy_load(&sequence->segment.n_rows);
+    loaded.state = hy_load(&sequence->conv_state);
+    return loaded;
+}
+
+HY_DEVICE float row_input(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                          size_t channel, size_t t)
+{
+    return hy_load(args.x + (sequence.row + t) * args.x_stride + channel);
+}
+
+/* Input number index of a channel: the state's width - 1 old ones, then the segment's. */
+HY_DEVICE float any_input(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                          size_t channel, size_t index)
+{
+    size_t n_old = args.width - 1;
+    if (index < n_old)
+        return hy_load(sequence.state + index * args.n + channel);
+    return row_input(args, sequence, channel, index - n_old);
+}
+
+HY_DEVICE void store_output(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                            size_t channel, size_t t, float sum)
+{
+    hy_store(args.y + (sequence.row + t) * args.y_stride + channel, hy_silu(sum));
+}
+
+/* A state's element is read before it is written, since it moves to a lower index. */
+HY_DEVICE void move_state(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                          size_t channel)
+{
+    for (size_t j = 0; j + 1 < args.width; j++)
+        hy_store(sequence.state + j * args.n + channel,
+                 any_input(args, sequence, channel, sequence.n_rows + j));
+}
+
+/* Where a thread works: false for one beyond the channels or the sequence's rows. */
+struct conv_place {
+    size_t channel, begin, end; /* rows, counted from the segment's first */
+};
+
+HY_DEVICE bool find_place(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                          size_t chunk_rows, struct conv_place &place)
+{
+    place.channel = (size_t)hy_block().x * THREADS + hy_thread();
+    place.begin = (size_t)hy_block().y * chunk_rows;
+    place.end = place.begin + chunk_rows < sequence.n_rows ? place.begin + chunk_rows
+                                                           : sequence.n_rows;
+    return place.channel < args.n && place.begin < sequence.n_rows;
+}
+
+template <int WIDTH> struct conv_window {
+    float weight[WIDTH], bias;
+    float old[WIDTH]; /* the WIDTH - 1 inputs before the row, oldest first */
+};
+
+template <int WIDTH>
+HY_DEVICE void load_window(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+                           const struct conv_place &place, struct conv_window<WIDTH> &window)
+{
+    window.bias = hy_load(args.bias + place.channel);
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++)
+        window.weight[j] = hy_load(args.weight + j * args.n + place.channel);
+#pragma unroll
+    for (int j = 0; j + 1 < WIDTH; j++)
+        window.old[j] = place.begin == 0
+                            ? hy_load(sequence.state + j * args.n + place.channel)
+                            : row_input(args, sequence, place.channel,
+                                        place.begin - (WIDTH - 1) + j);
+}
+
+/* The row's sum; the window moves on by it. */
+template <int WIDTH> HY_DEVICE float take_input(struct conv_window<WIDTH> &window, float x)
+{
+    float sum = window.bias;
+    window.old[WIDTH - 1] = x;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++)
+        sum = hy_fma(window.weight[j], window.old[j], sum);
+#pragma unroll
+    for (int j = 0; j + 1 < WIDTH; j++)
+        window.old[j] = window.old[j + 1];
+    return sum;
+}
+
+template <int WIDTH>
+static HY_KERNEL __launch_bounds__(THREADS) conv_width(struct hy_conv_args args)
+{
+    const struct conv_sequence sequence = load_sequence(args, hy_block().z);
+    struct conv_place place;
+    if (!find_place(args, sequence, CHUNK_ROWS, place))
+        return;
+    struct conv_window<WIDTH> window;
+    load_window(args, sequence, place, window);
+    for (size_t first = place.begin; first < place.end; first += BATCH) {
+        float x[BATCH]; /* loaded together, before the first store could hold up a load */
+#pragma unroll
+        for (int r = 0; r < BATCH; r++)
+            x[r] = first + r < place.end ? row_input(args, sequence, place.channel, first + r)
+                                         : 0.0f;
+#pragma unroll
+        for (int r = 0; r < BATCH; r++)
+            if (first + r < place.end)
+                store_output(args, sequence, place.channel, first + r, take_input(window, x[r]));
+    }
+    if (place.begin > 0)
+        return;
+    if (place.end < sequence.n_rows) {
+        move_state(args, sequence, place.channel);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j + 1 < WIDTH; j++)
+        hy_store(sequence.state + j * args.n + place.channel, window.old[j]);
+}
+
+/* Any width: reads each input for every row that it counts in. */
+static HY_KERNEL __launch_bounds__(THREADS) conv_any(struct hy_conv_args args, size_t chunk_rows)
+{
+    const struct conv_sequence sequence = load_sequence(args, hy_block().z);
+    struct conv_place place;
+    if (!find_place(args, sequence, chunk_rows, place))
+        return;
+    const float bias = hy_load(args.bias + place.channel);
+    for (size_t t = place.begin; t < place.end; t++) {
+        float sum = bias;
+        for (size_t j = 0; j < args.width; j++)
+            sum = hy_fma(hy_load(args.weight + j * args.n + place.channel),
+                         any_input(args, sequence, place.channel, t + j), sum);
+        store_output(args, sequence, place.channel, t, sum);
+    }
+    if (place.begin == 0)
+        move_state(args, sequence, place.channel);
+}
+
+/* ------------------------------------------------------------------ choice */
+
+enum { MOST_BLOCKS = 65535 /* of a grid's second and third dimension */ };
+
+static void launch(cudaStream_t stream, const struct hy_conv_args &args, size_t chunk_rows,
+                   size_t longest)
+{
+    const dim3 grid((unsigned)((args.n + THREADS - 1) / THREADS),
+                    (unsigned)((longest + chunk_rows - 1) / chunk_rows),
+                    (unsigned)args.n_sequences);
+    if (args.width == 1)
+        hy_launch(stream, conv_width<1>, grid, THREADS, 0, args);
+    else if (args.width == 2)
+        hy_launch(stream, conv_width<2>, grid, THREADS, 0, args);
+    else if (args.width == 3)
+        hy_launch(stream, conv_width<3>, grid, THREADS, 0, args);
+    else if (args.width == 4)
+        hy_launch(stream, conv_width<4>, grid, THREADS, 0, args);
+    else
+        hy_launch(stream, conv_any, grid, THREADS, 0, args, chunk_rows);
+}
+
+void hy_cuda_conv(cudaStream_t stream, const struct hy_conv_args *args, size_t longest)
+{
+    if (longest == 0 || args->n == 0)
+        return;
+    const size_t least = CHUNK_ROWS, chunk_rows = args->width > least ? args->width : least;
+    const size_t most = MOST_BLOCKS;
+    struct hy_conv_args part = *args;
+    for (size_t first = 0; first < args->n_sequences; first += most) {
+        size_t n_left = args->n_sequences - first;
+        part.sequences = args->sequences + first;
+        part.n_sequences = n_left < most ? n_left : most;
+        launch(stream, part, chunk_rows, longest);
+    }
+}

@@ -1,0 +1,16 @@
+/*
+ * Matrix products through cuBLASLt. A row's result does not depend on how many rows are multiplied
+ * with it, nor on which of them it is, bit by bit; matmul.cu says why.
+ */
+#ifndef HYMBA_CUDA_MATMUL_H
+#define HYMBA_CUDA_MATMUL_H
+
+#include "device.h"
+
+/* The op. Activations: f32, with weights of any type, which are multiplied as f32; or BF16 with
+ * BF16 weights, or F16 with F16 weights, with sums in f32. */
+void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args);
+
+void hy_cuda_free_products(struct hy_device *device);
+
+#endif

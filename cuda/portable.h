@@ -1,0 +1,237 @@
+/*
+ * What kernels are written in: CUDA C++ with its hardware-only parts behind inline functions, so
+ * that the same sources run on a CPU under the harness of tests/cuda, which defines HYMBA_HARNESS
+ * and supplies all of this in plain C++ with checks.
+ *
+ * Rules of every kernel:
+ *   - Global memory is read and written through hy_load and hy_store alone; shared memory is
+ *     dynamic and reached through hy_shared alone. So the harness can count bytes, and finds races,
+ *     accesses out of bounds, and reads of what nobody wrote.
+ *   - All threads of a block reach every hy_sync; all 32 of a warp reach every shuffle.
+ *   - Blocks have one dimension, a multiple of 32 threads. Grids may have three.
+ */
+#ifndef HYMBA_CUDA_PORTABLE_H
+#define HYMBA_CUDA_PORTABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { HY_WARP = 32 };
+
+#ifdef HYMBA_HARNESS
+
+#include "harness.h" /* of tests/cuda: everything that stands below, and the runtime's stand-in */
+
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define HY_KERNEL __global__ void
+#define HY_DEVICE static __device__ __forceinline__
+
+/* ------------------------------------------------------------------ memory */
+
+/* T is a number or a vector type of up to 16 bytes, aligned to its size. */
+template <typename T> HY_DEVICE T hy_load(const T *p)
+{
+    return *p;
+}
+
+template <typename T> HY_DEVICE void hy_store(T *p, T value)
+{
+    *p = value;
+}
+
+/* For what is read once: does not stay in the caches. */
+template <typename T> HY_DEVICE T hy_load_once(const T *p)
+{
+    return __ldcs(p);
+}
+
+template <typename T> class hy_shared {
+public:
+    /* The array of count elements that begins `bytes` bytes into the block's shared memory. */
+    __device__ __forceinline__ hy_shared(size_t bytes, size_t count)
+    {
+        extern __shared__ __align__(16) unsigned char hy_shared_memory[];
+        (void)count;
+        data = reinterpret_cast<T *>(hy_shared_memory + bytes);
+    }
+    __device__ __forceinline__ T &operator[](size_t i) const
+    {
+        return data[i];
+    }
+
+private:
+    T *data;
+};
+
+/* ----------------------------------------------------------------- threads */
+
+HY_DEVICE unsigned hy_thread()
+{
+    return threadIdx.x;
+}
+
+HY_DEVICE unsigned hy_block_threads()
+{
+    return blockDim.x;
+}
+
+HY_DEVICE dim3 hy_block()
+{
+    return dim3(blockIdx.x, blockIdx.y, blockIdx.z);
+}
+
+HY_DEVICE dim3 hy_grid()
+{
+    return gridDim;
+}
+
+HY_DEVICE void hy_sync()
+{
+    __syncthreads();
+}
+
+/* Orders the accesses of a warp's lanes to memory, which a shuffle does not. */
+HY_DEVICE void hy_sync_warp()
+{
+    __syncwarp();
+}
+
+/* The value of the lane whose number differs in the bits of mask; of the lane so many further up;
+ * of that lane. T has 4 bytes. */
+template <typename T> HY_DEVICE T hy_shuffle_xor(T value, unsigned mask)
+{
+    return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+template <typename T> HY_DEVICE T hy_shuffle_down(T value, unsigned distance)
+{
+    return __shfl_down_sync(0xffffffffu, value, distance);
+}
+
+template <typename T> HY_DEVICE T hy_shuffle(T value, unsigned lane)
+{
+    return __shfl_sync(0xffffffffu, value, lane);
+}
+
+HY_DEVICE unsigned hy_ballot(bool predicate)
+{
+    return __ballot_sync(0xffffffffu, predicate);
+}
+
+/* -------------------------------------------------------------- arithmetic */
+
+HY_DEVICE float hy_exp(float x)
+{
+    return expf(x);
+}
+
+/* 2^x, to some 2^-22 of itself; 0 where that is below the normal numbers. */
+HY_DEVICE float hy_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+HY_DEVICE float hy_fma(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+
+/* f16 numbers as their bits; the nearest one, ties to even, NaN stays NaN. */
+HY_DEVICE float hy_from_f16(uint16_t bits)
+{
+    return __half2float(__ushort_as_half(bits));
+}
+
+HY_DEVICE uint16_t hy_to_f16(float value)
+{
+    return __half_as_ushort(__float2half_rn(value));
+}
+
+/* ------------------------------------------------------------ tensor cores */
+
+/*
+ * d += a b for a 16 x 16 of bf16 (row-major fragments), b 16 x 8 (column-major fragments), d 16 x 8
+ * of f32, in the register layout of mma.sync.m16n8k16: lane l holds of
+ *   d: rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next one: d[0], d[1]; d[2], d[3];
+ *   a: a[0] row l / 4, a[1] row l / 4 + 8, of columns 2 (l % 4) and the next one; a[2], a[3] the
+ *      same of columns 8 further;
+ *   b: b[0] rows 2 (l % 4) and the next one, b[1] rows 8 further, of column l / 4.
+ * The first of two bf16 lies in the low half. Needs sm_80.
+ */
+HY_DEVICE void hy_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* The same for f16. */
+HY_DEVICE void hy_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* ---------------------------------------------------------------- launches */
+
+/* An error, too large a grid say, is what cudaGetLastError tells. */
+template <typename... Parameters, typename... Arguments>
+static inline void hy_launch(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid,
+                             unsigned threads, size_t shared_bytes, Arguments... arguments)
+{
+    kernel<<<grid, threads, shared_bytes, stream>>>(Parameters(arguments)...);
+}
+
+#endif /* HYMBA_HARNESS */
+
+/* ------------------------------------------------------------- 16-bit types */
+
+/* bf16 and f16 numbers as their bits, so that one source serves both sides. */
+HY_DEVICE float hy_from_bf16(uint16_t bits)
+{
+    union {
+        uint32_t bits;
+        float value;
+    } number = {(uint32_t)bits << 16};
+    return number.value;
+}
+
+/* Rounds to nearest even like hy_f32_to_bf16; NaN stays NaN. */
+HY_DEVICE uint16_t hy_to_bf16(float value)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } number = {value};
+    if (value != value)
+        return (uint16_t)(number.bits >> 16 | 0x40);
+    return (uint16_t)((number.bits + 0x7fff + (number.bits >> 16 & 1)) >> 16);
+}
+
+/* Two numbers as bf16 or f16, the first in the low half: what tensor cores take. */
+HY_DEVICE uint32_t hy_pair_bf16(float first, float second)
+{
+#ifdef HYMBA_HARNESS
+    return hy_to_bf16(first) | (uint32_t)hy_to_bf16(second) << 16;
+#else
+    __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return __bfloat16_as_ushort(pair.x) | (uint32_t)__bfloat16_as_ushort(pair.y) << 16;
+#endif
+}
+
+HY_DEVICE uint32_t hy_pair_f16(float first, float second)
+{
+    return hy_to_f16(first) | (uint32_t)hy_to_f16(second) << 16;
+}
+
+#endif

@@ -1,0 +1,419 @@
+#include "rows.h"
+
+#include "element.h"
+
+/* The formulas count bytes of global memory that a launch's loads read and its stores write. */
+
+enum { THREADS = 256, BATCH = 4 }; /* a thread's elements, all loaded before one is stored */
+
+/* Rows stand in the grid's first dimension, which has room for 2^31 - 1. */
+static dim3 grid_of_rows(size_t rows, size_t n, size_t n_of_block)
+{
+    return dim3((unsigned)rows, (unsigned)((n + n_of_block - 1) / n_of_block));
+}
+
+/* --------------------------------------------------------------- embeddings */
+
+/* T rows of n elements of s bytes: reads T (s n + 4 * 256 ceil(n / 1024)), writes 4 T n. */
+template <typename ELEMENT> static HY_KERNEL __launch_bounds__(THREADS)
+embed_rows(struct hy_embed_args args)
+{
+    const size_t n = args.table.columns, t = hy_block().x;
+    const size_t id = (size_t)hy_load(args.ids + t);
+    const typename ELEMENT::bits *row =
+        static_cast<const typename ELEMENT::bits *>(args.table.data) + id * n;
+    const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
+    float values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        size_t i = first + k * THREADS;
+        values[k] = i < n ? ELEMENT::widen(hy_load(row + i)) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+        if (first + k * THREADS < n)
+            hy_store(args.y + t * n + first + k * THREADS, values[k]);
+}
+
+void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t rows)
+{
+    const dim3 grid = grid_of_rows(rows, args->table.columns, THREADS * BATCH);
+    if (rows == 0 || args->table.columns == 0)
+        return;
+    if (args->table.dtype == HYMBA_DTYPE_F32)
+        hy_launch(stream, embed_rows<hy_element_f32>, grid, THREADS, 0, *args);
+    else if (args->table.dtype == HYMBA_DTYPE_F16)
+        hy_launch(stream, embed_rows<hy_element_f16>, grid, THREADS, 0, *args);
+    else
+        hy_launch(stream, embed_rows<hy_element_bf16>, grid, THREADS, 0, *args);
+}
+
+/* -------------------------------------------------------------------- norms */
+
+/* A thread keeps so many elements of a row; it reads later ones twice. */
+enum { KEPT = 8, MOST_WARPS = 32 };
+
+/* Depends on a row's length alone, for the order of the sum does on it. */
+static unsigned norm_threads(size_t n)
+{
+    if (n <= HY_WARP * KEPT)
+        return HY_WARP;
+    return n <= 256 * KEPT ? 256 : n <= 512 * KEPT ? 512 : 1024;
+}
+
+struct norm_row {
+    const float *x;
+    size_t n;
+    float kept[KEPT];
+};
+
+/* Loads what is kept; the thread's part of the sum of squares. */
+HY_DEVICE float load_row(struct norm_row &row, const float *x, size_t n)
+{
+    const size_t threads = hy_block_threads();
+    float sum = 0.0f;
+    row.x = x;
+    row.n = n;
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        size_t i = hy_thread() + k * threads;
+        row.kept[k] = i < n ? hy_load(x + i) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++)
+        sum = hy_fma(row.kept[k], row.kept[k], sum);
+    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads) {
+        float value = hy_load(x + i);
+        sum = hy_fma(value, value, sum);
+    }
+    return sum;
+}
+
+HY_DEVICE float sum_of_warp(float value)
+{
+#pragma unroll
+    for (unsigned mask = HY_WARP / 2; mask > 0; mask /= 2)
+        value += hy_shuffle_xor(value, mask);
+    return value;
+}
+
+/* Puts the sum of the thread's warp into its place; after the barrier, sum_of_warps. */
+HY_DEVICE void share_sum(const hy_shared<float> &sums, float value)
+{
+    float sum = sum_of_warp(value);
+    if (hy_thread() % HY_WARP == 0)
+        sums[hy_thread() / HY_WARP] = sum;
+}
+
+HY_DEVICE float sum_of_warps(const hy_shared<float> &sums)
+{
+    float sum = 0.0f;
+    for (unsigned warp = 0; warp < hy_block_threads() / HY_WARP; warp++)
+        sum += sums[warp];
+    return sum;
+}
+
+HY_DEVICE float inverse_rms(float sum, size_t n, float epsilon)
+{
+    return 1.0f / sqrtf(sum / (float)n + epsilon);
+}
+
+/* n elements a row, m = max(0, n - 8 threads) of them not kept: a row reads 4 (2 n + m) and writes
+ * 4 n bytes. */
+static HY_KERNEL __launch_bounds__(1024) norm_rows(struct hy_rms_norm_args args)
+{
+    hy_shared<float> sums(0, MOST_WARPS);
+    const size_t threads = hy_block_threads(), n = args.n, t = hy_block().x;
+    float *y = args.y + t * args.y_stride;
+    struct norm_row row;
+    share_sum(sums, load_row(row, args.x + t * args.x_stride, n));
+    hy_sync();
+    const float scale = inverse_rms(sum_of_warps(sums), n, args.epsilon);
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        size_t i = hy_thread() + k * threads;
+        if (i < n)
+            hy_store(y + i, row.kept[k] * scale * hy_load(args.weight + i));
+    }
+    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
+        hy_store(y + i, hy_load(row.x + i) * scale * hy_load(args.weight + i));
+}
+
+void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, size_t rows)
+{
+    if (rows == 0 || args->n == 0)
+        return;
+    hy_launch(stream, norm_rows, dim3((unsigned)rows), norm_threads(args->n),
+              sizeof(float) * MOST_WARPS, *args);
+}
+
+HY_DEVICE void fuse_element(const struct hy_fuse_args &args, float *y, size_t i, float attention,
+                            float ssm, float scale_attention, float scale_ssm)
+{
+    float first = attention * scale_attention * hy_load(args.weight_attention + i);
+    float second = ssm * scale_ssm * hy_load(args.weight_ssm + i);
+    if (args.concat) {
+        hy_store(y + i, first);
+        hy_store(y + args.n + i, second);
+    } else {
+        hy_store(y + i, (first + second) * 0.5f);
+    }
+}
+
+/* n elements a stream and row, m of them not kept: a row reads 2 * 4 (2 n + m) bytes and writes 4 n
+ * of a mean, 8 n side by side. */
+static HY_KERNEL __launch_bounds__(1024) fuse_rows(struct hy_fuse_args args)
+{
+    hy_shared<float> sums_attention(0, MOST_WARPS);
+    hy_shared<float> sums_ssm(sizeof(float) * MOST_WARPS, MOST_WARPS);
+    const size_t threads = hy_block_threads(), n = args.n, t = hy_block().x;
+    float *y = args.y + t * args.y_stride;
+    struct norm_row attention, ssm;
+    share_sum(sums_attention, load_row(attention, args.attention + t * args.attention_stride, n));
+    share_sum(sums_ssm, load_row(ssm, args.ssm + t * args.ssm_stride, n));
+    hy_sync();
+    const float scale_attention = inverse_rms(sum_of_warps(sums_attention), n, args.epsilon);
+    const float scale_ssm = inverse_rms(sum_of_warps(sums_ssm), n, args.epsilon);
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        size_t i = hy_thread() + k * threads;
+        if (i < n)
+            fuse_element(args, y, i, attention.kept[k], ssm.kept[k], scale_attention, scale_ssm);
+    }
+    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
+        fuse_element(args, y, i, hy_load(attention.x + i), hy_load(ssm.x + i), scale_attention,
+                     scale_ssm);
+}
+
+void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t rows)
+{
+    if (rows == 0 || args->n == 0)
+        return;
+    hy_launch(stream, fuse_rows, dim3((unsigned)rows), norm_threads(args->n),
+              2 * sizeof(float) * MOST_WARPS, *args);
+}
+
+/* --------------------------------------------------------- rotation, caches */
+
+/* Section 5. h heads of size e, p = floor(e / 2) pairs: a row reads 16 h p and writes 8 h p bytes
+ * (each head reads the row's cosines and sines). */
+static HY_KERNEL __launch_bounds__(THREADS) rope_rows(struct hy_rope_args args)
+{
+    const unsigned half = (unsigned)(args.head_size / 2);
+    const size_t t = hy_block().x, n_pairs = args.n_heads * half;
+    const size_t pair = (size_t)hy_block().y * THREADS + hy_thread();
+    if (pair >= n_pairs)
+        return;
+    const size_t head = (unsigned)pair / half, j = (unsigned)pair % half;
+    float *x = args.x + t * args.x_stride + head * args.head_size + j;
+    const float cosine = hy_load(args.cosine + t * half + j);
+    const float sine = hy_load(args.sine + t * half + j);
+    const float low = hy_load(x), high = hy_load(x + half);
+    hy_store(x, low * cosine - high * sine);
+    hy_store(x + half, high * cosine + low * sine);
+}
+
+void hy_cuda_rope(cudaStream_t stream, const struct hy_rope_args *args, size_t rows)
+{
+    const size_t n_pairs = args->n_heads * (args->head_size / 2);
+    if (rows == 0 || n_pairs == 0)
+        return;
+    hy_launch(stream, rope_rows, grid_of_rows(rows, n_pairs, THREADS), THREADS, 0, *args);
+}
+
+/* n = heads * size elements a row, of s bytes: a row reads 4 n and writes s n bytes. */
+template <typename ELEMENT> static HY_KERNEL __launch_bounds__(THREADS)
+cache_floats(struct hy_cache_rows_args args)
+{
+    typedef typename ELEMENT::bits bits;
+    const size_t t = hy_block().x, i = (size_t)hy_block().y * THREADS + hy_thread();
+    if (i >= args.n_heads * args.head_size)
+        return;
+    const unsigned size = (unsigned)args.head_size;
+    const size_t head = (unsigned)i / size, inside = (unsigned)i % size;
+    unsigned char *y = static_cast<unsigned char *>(args.y) + head * args.head_stride;
+    hy_store(reinterpret_cast<bits *>(y) + t * size + inside,
+             ELEMENT::narrow(hy_load(args.x + t * args.x_stride + i)));
+}
+
+HY_DEVICE uint32_t to_bits(float value)
+{
+    union {
+        float value;
+        uint32_t bits;
+    } number = {value};
+    return number.bits;
+}
+
+HY_DEVICE float from_bits(uint32_t bits)
+{
+    union {
+        uint32_t bits;
+        float value;
+    } number = {bits};
+    return number.value;
+}
+
+/* The greatest magnitude of a row that a warp has; the order of bit patterns puts NaN above all. */
+HY_DEVICE float greatest_of_warp(const float *x, size_t n)
+{
+    uint32_t most = 0;
+    for (size_t i = hy_thread() % HY_WARP; i < n; i += HY_WARP) {
+        uint32_t bits = to_bits(hy_load(x + i)) & 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+#pragma unroll
+    for (unsigned mask = HY_WARP / 2; mask > 0; mask /= 2) {
+        uint32_t other = hy_shuffle_xor(most, mask);
+        most = other > most ? other : most;
+    }
+    return from_bits(most);
+}
+
+/* hy_can_round, on the device. */
+HY_DEVICE bool can_round(float greatest)
+{
+    return greatest >= 0x1p-118f && greatest <= 0x1.fffffep127f;
+}
+
+/* A warp for a head and row of n elements, which reads 8 n and writes n + 4 bytes. The scale behind
+ * the bytes may lie at any address, so it goes byte by byte. */
+static HY_KERNEL __launch_bounds__(THREADS) cache_int8(struct hy_cache_rows_args args)
+{
+    const size_t t = hy_block().x, n = args.head_size;
+    const size_t head = (size_t)hy_block().y * (THREADS / HY_WARP) + hy_thread() / HY_WARP;
+    if (head >= args.n_heads)
+        return;
+    const unsigned lane = hy_thread() % HY_WARP;
+    const float *x = args.x + t * args.x_stride + head * n;
+    unsigned char *y =
+        static_cast<unsigned char *>(args.y) + head * args.head_stride + t * (n + sizeof(float));
+    const float greatest = greatest_of_warp(x, n), scale = greatest / 127.0f;
+    const bool usable = can_round(greatest);
+    const float factor = usable ? 127.0f / greatest : 0.0f;
+    for (size_t i = lane; i < n; i += HY_WARP) {
+        float value = hy_load(x + i);
+        hy_store(y + i, (unsigned char)(usable ? (int)rintf(value * factor) : 0));
+    }
+    if (lane < sizeof(float))
+        hy_store(y + n + lane, (unsigned char)(to_bits(scale) >> (8 * lane)));
+}
+
+void hy_cuda_cache_rows(cudaStream_t stream, const struct hy_cache_rows_args *args, size_t rows)
+{
+    const dim3 grid = grid_of_rows(rows, args->n_heads * args->head_size, THREADS);
+    if (rows == 0 || args->n_heads == 0 || args->head_size == 0)
+        return;
+    if (args->dtype == HYMBA_DTYPE_INT8)
+        hy_launch(stream, cache_int8, grid_of_rows(rows, args->n_heads, THREADS / HY_WARP),
+                  THREADS, 0, *args);
+    else if (args->dtype == HYMBA_DTYPE_F32)
+        hy_launch(stream, cache_floats<hy_element_f32>, grid, THREADS, 0, *args);
+    else if (args->dtype == HYMBA_DTYPE_F16)
+        hy_launch(stream, cache_floats<hy_element_f16>, grid, THREADS, 0, *args);
+    else
+        hy_launch(stream, cache_floats<hy_element_bf16>, grid, THREADS, 0, *args);
+}
+
+/* ------------------------------------------------------ element by element */
+
+/* A row of n elements reads 8 n and writes 4 n bytes. */
+static HY_KERNEL __launch_bounds__(THREADS) swiglu_rows(struct hy_swiglu_args args)
+{
+    const size_t t = hy_block().x, n = args.n;
+    const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
+    float gate[BATCH], up[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        size_t i = first + k * THREADS;
+        gate[k] = i < n ? hy_load(args.gate + t * args.gate_stride + i) : 0.0f;
+        up[k] = i < n ? hy_load(args.up + t * args.up_stride + i) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+        if (first + k * THREADS < n)
+            hy_store(args.y + t * args.y_stride + first + k * THREADS, hy_silu(gate[k]) * up[k]);
+}
+
+void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size_t rows)
+{
+    if (rows == 0 || args->n == 0)
+        return;
+    hy_launch(stream, swiglu_rows, grid_of_rows(rows, args->n, THREADS * BATCH), THREADS, 0,
+              *args);
+}
+
+/* A row of n elements reads 4 n and writes 2 * 32 ceil(n / 32) bytes. */
+static HY_KERNEL __launch_bounds__(THREADS) round_rows(struct hy_round_args args)
+{
+    const size_t t = hy_block().x, n = args.n, n_padded = (n + 31) / 32 * 32;
+    const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
+    uint16_t *y = static_cast<uint16_t *>(args.y.data) + t * args.y.stride;
+    float values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        size_t i = first + k * THREADS;
+        values[k] = i < n ? hy_load(args.x + t * args.x_stride + i) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+        if (first + k * THREADS < n_padded)
+            hy_store(y + first + k * THREADS, hy_to_bf16(values[k]));
+}
+
+void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t rows)
+{
+    if (rows == 0 || args->n == 0)
+        return;
+    hy_launch(stream, round_rows, grid_of_rows(rows, (args->n + 31) / 32 * 32, THREADS * BATCH),
+              THREADS, 0, *args);
+}
+
+/* n elements of s bytes to ones of r: reads s n and writes r n bytes. */
+template <typename FROM, typename TO> static HY_KERNEL __launch_bounds__(THREADS)
+convert_elements(const typename FROM::bits *x, typename TO::bits *y, size_t n)
+{
+    const size_t first = (size_t)hy_block().x * THREADS * BATCH + hy_thread();
+    float values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        size_t i = first + k * THREADS;
+        values[k] = i < n ? FROM::widen(hy_load(x + i)) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+        if (first + k * THREADS < n)
+            hy_store(y + first + k * THREADS, TO::narrow(values[k]));
+}
+
+template <typename FROM, typename TO>
+static void launch_convert(cudaStream_t stream, const struct hy_convert_args *args)
+{
+    const dim3 grid((unsigned)((args->n + THREADS * BATCH - 1) / (THREADS * BATCH)));
+    hy_launch(stream, convert_elements<FROM, TO>, grid, THREADS, 0,
+              static_cast<const typename FROM::bits *>(args->x),
+              static_cast<typename TO::bits *>(args->y), args->n);
+}
+
+template <typename FROM>
+static void convert_from(cudaStream_t stream, const struct hy_convert_args *args)
+{
+    if (args->y_dtype == HYMBA_DTYPE_F32)
+        launch_convert<FROM, hy_element_f32>(stream, args);
+    else if (args->y_dtype == HYMBA_DTYPE_F16)
+        launch_convert<FROM, hy_element_f16>(stream, args);
+    else
+        launch_convert<FROM, hy_element_bf16>(stream, args);
+}
+
+void hy_cuda_convert(cudaStream_t stream, const struct hy_convert_args *args)
+{
+    if (args->n == 0)
+        return;
+    if (args->x_dtype == HYMBA_DTYPE_F32)
+        convert_from<hy_element_f32>(stream, args);
+    else if (args->x_dtype == HYMBA_DTYPE_F16)
+        convert_from<hy_element_f16>(stream, args);
+    else
+        convert_from<hy_element_bf16>(stream, args);
+}

@@ -1,0 +1,31 @@
+/*
+ * The ops that go row by row (sections 3, 4c and 5 of docs/semantics.md) and conversions. All
+ * pointers are the device's. A row's result does not depend on the number of rows.
+ */
+#ifndef HYMBA_CUDA_ROWS_H
+#define HYMBA_CUDA_ROWS_H
+
+#include <stddef.h>
+
+#include "backend/device.h"
+#include "portable.h"
+
+/* The table is of a float type and lies at a multiple of its element's size. */
+void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t rows);
+
+void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, size_t rows);
+void hy_cuda_rope(cudaStream_t stream, const struct hy_rope_args *args, size_t rows);
+
+/* Of a float type's cache, y and head_stride are multiples of the element's size. */
+void hy_cuda_cache_rows(cudaStream_t stream, const struct hy_cache_rows_args *args, size_t rows);
+
+void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t rows);
+void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size_t rows);
+
+/* To BF16, row after row (block is 0 or 1). */
+void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t rows);
+
+/* Between float types; y may be x if they are of one size. */
+void hy_cuda_convert(cudaStream_t stream, const struct hy_convert_args *args);
+
+#endif

@@ -1,0 +1,657 @@
+#include "compare_ops.h"
+
+extern "C" {
+#include "base/checked.h"
+#include "kernel/ref.h"
+}
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <random>
+#include <vector>
+
+typedef std::vector<float> floats;
+typedef std::vector<unsigned char> bytes;
+
+/* What a comparison works with, and the first disagreement it finds. */
+class bench {
+public:
+    bench(const struct hy_device_ops *ops_, struct hy_device *device_, unsigned seed)
+        : ops(ops_), device(device_), random(seed)
+    {
+        message[0] = '\0';
+    }
+    ~bench()
+    {
+        for (void *data : taken)
+            ops->release(device, data);
+    }
+    size_t below(size_t n)
+    {
+        return random() % n;
+    }
+    bool coin()
+    {
+        return below(2) == 1;
+    }
+    floats some(size_t n, float scale = 1.0f)
+    {
+        floats values(n);
+        for (float &value : values)
+            value = ((float)(random() % 20001) / 10000.0f - 1.0f) * scale;
+        return values;
+    }
+    /* Numbers of a float type. */
+    bytes as(const floats &values, hymba_dtype dtype)
+    {
+        bytes data(values.size() * hy_dtype_size(dtype));
+        hy_row_from_f32(values.data(), dtype, data.data(), values.size());
+        return data;
+    }
+    void *take(size_t size)
+    {
+        void *data = ops->allocate(device, size);
+        if (!data || (uintptr_t)data % 256 != 0)
+            fail("%zu bytes of the device could not be had at a multiple of 256", size);
+        taken.push_back(data);
+        return data;
+    }
+    template <typename T> T *put(const std::vector<T> &values)
+    {
+        size_t size = values.size() * sizeof(T);
+        T *data = (T *)take(size ? size : 1);
+        if (size == 0)
+            return data;
+        std::vector<T> passing = values;
+        struct hy_copy_args args = {HY_COPY_TO_DEVICE, data, size, passing.data(), size, size, 1};
+        ops->copy(device, &args);
+        memset((void *)passing.data(), 0x5a, size); /* the source may change at once */
+        return data;
+    }
+    template <typename T> std::vector<T> get(const T *data, size_t n)
+    {
+        std::vector<T> values(n);
+        struct hy_copy_args args = {HY_COPY_TO_HOST,    values.data(),       n * sizeof(T), data,
+                                    n * sizeof(T), n * sizeof(T), 1};
+        ops->copy(device, &args);
+        finish();
+        return values;
+    }
+    void finish()
+    {
+        hymba_error error = {};
+        error.struct_size = sizeof error;
+        if (ops->finish(device, &error) != HYMBA_OK)
+            fail("%s", error.message);
+    }
+    void fail(const char *format, ...) __attribute__((format(printf, 2, 3)))
+    {
+        va_list arguments;
+        if (message[0])
+            return;
+        va_start(arguments, format);
+        vsnprintf(message, sizeof message, format, arguments);
+        va_end(arguments);
+    }
+    /* Rows of n elements, stride apart; what lies between them is to be as it was, too. */
+    void agree(const char *what, const floats &actual, const floats &expected, float tolerance)
+    {
+        for (size_t i = 0; i < expected.size(); i++)
+            if (!(fabsf(actual[i] - expected[i]) <= tolerance * (1.0f + fabsf(expected[i]))))
+                fail("%s: number %zu is %g, generic C has %g", what, i, (double)actual[i],
+                     (double)expected[i]);
+    }
+    void same(const char *what, const bytes &actual, const bytes &expected)
+    {
+        for (size_t i = 0; i < expected.size(); i++)
+            if (actual[i] != expected[i])
+                fail("%s: byte %zu is %d, generic C has %d", what, i, actual[i], expected[i]);
+    }
+    const struct hy_device_ops *ops;
+    struct hy_device *device;
+    char message[512];
+
+private:
+    std::mt19937 random;
+    std::vector<void *> taken;
+};
+
+static const hymba_dtype float_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16};
+
+/* ------------------------------------------------------------------ memory */
+
+static void compare_copies(bench &b)
+{
+    size_t width = 1 + b.below(40), rows = 1 + b.below(20), stride = width + b.below(9);
+    size_t pitch = width + b.below(9);
+    bytes source(rows * stride), expected(rows * pitch, 7), back(rows * stride, 9);
+    for (size_t i = 0; i < source.size(); i++)
+        source[i] = (unsigned char)b.below(256);
+    unsigned char *first = (unsigned char *)b.take(rows * pitch);
+    unsigned char *second = (unsigned char *)b.take(rows * pitch);
+    b.ops->fill(b.device, first, 7, rows * pitch);
+    b.ops->fill(b.device, second, 7, rows * pitch);
+    bytes passing = source;
+    struct hy_copy_args there = {HY_COPY_TO_DEVICE, first, pitch, passing.data(),
+                                 stride, width, rows};
+    struct hy_copy_args within = {HY_COPY_WITHIN, second, pitch, first, pitch, width, rows};
+    struct hy_copy_args here = {HY_COPY_TO_HOST, back.data(), stride, second, pitch, width, rows};
+    b.ops->copy(b.device, &there);
+    passing.assign(passing.size(), 0);
+    b.ops->copy(b.device, &within);
+    b.ops->copy(b.device, &here);
+    for (size_t row = 0; row < rows; row++)
+        memcpy(&expected[row * pitch], &source[row * stride], width);
+    b.same("a copy", b.get(second, rows * pitch), expected);
+    for (size_t row = 0; row < rows; row++)
+        if (memcmp(&back[row * stride], &source[row * stride], width) != 0
+            || (stride > width && back[row * stride + width] != 9))
+            b.fail("row %zu came back changed", row);
+}
+
+/* More than goes through the pinned memory in one piece. */
+static void compare_large_copies(bench &b)
+{
+    bytes source((9 << 20) + 12345);
+    for (size_t i = 0; i < source.size(); i++)
+        source[i] = (unsigned char)(i * 2654435761u >> 24);
+    unsigned char *data = b.put(source);
+    b.same("a large copy", b.get(data, source.size()), source);
+}
+
+static void compare_convert(bench &b)
+{
+    for (hymba_dtype x_dtype : float_types)
+        for (hymba_dtype y_dtype : float_types) {
+            size_t n = 1 + b.below(3000);
+            bytes x = b.as(b.some(n, 100.0f), x_dtype), y(n * hy_dtype_size(y_dtype));
+            floats middle(n);
+            hy_row_to_f32(x.data(), x_dtype, middle.data(), n);
+            hy_row_from_f32(middle.data(), y_dtype, y.data(), n);
+            unsigned char *result = (unsigned char *)b.take(y.size());
+            struct hy_convert_args args = {b.put(x), x_dtype, result, y_dtype, n};
+            b.ops->convert(b.device, &args);
+            b.same("a conversion", b.get(result, y.size()), y);
+        }
+}
+
+/* -------------------------------------------------------------------- rows */
+
+static void compare_embed(bench &b)
+{
+    for (hymba_dtype dtype : float_types) {
+        size_t rows = 1 + b.below(9), n = 1 + b.below(150), vocabulary = 1 + b.below(40);
+        bytes table = b.as(b.some(vocabulary * n), dtype);
+        std::vector<int32_t> ids(rows);
+        for (int32_t &id : ids)
+            id = (int32_t)b.below(vocabulary);
+        floats y(rows * n);
+        struct hy_embed_args args = {ids.data(), {table.data(), dtype, vocabulary, n, NULL, 0},
+                                     y.data()};
+        hy_ref_embed(&args, 0, rows);
+        args.ids = b.put(ids);
+        args.table.data = b.put(table);
+        args.y = (float *)b.take(y.size() * sizeof(float));
+        b.ops->embed(b.device, &args, rows);
+        b.agree("an embedding", b.get(args.y, y.size()), y, 0.0f);
+    }
+}
+
+static void compare_rms_norm(bench &b)
+{
+    size_t rows = 1 + b.below(9), n = 1 + b.below(400), x_stride = n + b.below(9);
+    size_t y_stride = n + b.below(9);
+    floats x = b.some(rows * x_stride), weight = b.some(n), y = b.some(rows * y_stride);
+    float *on_device = b.put(y);
+    struct hy_rms_norm_args args = {x.data(), x_stride, weight.data(), n, 1e-6f,
+                                    y.data(), y_stride};
+    hy_ref_rms_norm(&args, 0, rows);
+    args.x = b.put(x);
+    args.weight = b.put(weight);
+    args.y = on_device;
+    b.ops->rms_norm(b.device, &args, rows);
+    b.agree("a norm", b.get(args.y, y.size()), y, 1e-5f);
+}
+
+static void compare_round(bench &b)
+{
+    size_t rows = 1 + b.below(9), n = 1 + b.below(150), x_stride = n + b.below(9);
+    size_t stride = hy_padded_row(n);
+    floats x = b.some(rows * x_stride);
+    std::vector<uint16_t> y(rows * stride);
+    struct hy_round_args args = {};
+    args.x = x.data();
+    args.x_stride = x_stride;
+    args.n = n;
+    args.y.dtype = HYMBA_DTYPE_BF16;
+    args.y.data = y.data();
+    args.y.stride = stride;
+    hy_ref_round(&args, 0, rows);
+    args.x = b.put(x);
+    args.y.data = b.take(y.size() * sizeof y[0]);
+    b.ops->round(b.device, &args, rows);
+    if (b.get((const uint16_t *)args.y.data, y.size()) != y)
+        b.fail("rounded activations differ from those of generic C");
+}
+
+static void compare_rope(bench &b)
+{
+    size_t rows = 1 + b.below(9), heads = 1 + b.below(6), half = 1 + b.below(40);
+    size_t stride = heads * 2 * half + b.below(9);
+    floats x = b.some(rows * stride), cosine = b.some(rows * half), sine = b.some(rows * half);
+    float *on_device = b.put(x);
+    struct hy_rope_args args = {x.data(), stride, heads, 2 * half, cosine.data(), sine.data()};
+    hy_ref_rope(&args, 0, rows);
+    args.x = on_device;
+    args.cosine = b.put(cosine);
+    args.sine = b.put(sine);
+    b.ops->rope(b.device, &args, rows);
+    b.agree("a rotation", b.get(args.x, x.size()), x, 1e-6f);
+}
+
+static void compare_cache_rows(bench &b)
+{
+    const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                 HYMBA_DTYPE_INT8};
+    for (hymba_dtype dtype : types) {
+        size_t rows = 1 + b.below(9), heads = 1 + b.below(4), n = 4 * (1 + b.below(20));
+        size_t stride = heads * n + b.below(9), row_bytes = hy_cache_row_bytes(dtype, n);
+        size_t head_stride = (rows + b.below(4)) * row_bytes;
+        floats x = b.some(rows * stride);
+        bytes y(heads * head_stride, 0);
+        unsigned char *on_device = b.put(y);
+        struct hy_cache_rows_args args = {x.data(), stride, heads, n, dtype, y.data(),
+                                          head_stride};
+        hy_ref_cache_rows(&args, 0, rows);
+        args.x = b.put(x);
+        args.y = on_device;
+        b.ops->cache_rows(b.device, &args, rows);
+        b.same("a cached row", b.get(on_device, y.size()), y);
+    }
+}
+
+static void compare_fuse(bench &b)
+{
+    for (bool concat : {false, true}) {
+        size_t rows = 1 + b.below(9), n = 1 + b.below(300), columns = concat ? 2 * n : n;
+        size_t stride = n + b.below(9), y_stride = columns + b.below(9);
+        floats attention = b.some(rows * stride), ssm = b.some(rows * stride);
+        floats first = b.some(n), second = b.some(n), y = b.some(rows * y_stride);
+        float *on_device = b.put(y);
+        struct hy_fuse_args args = {attention.data(), stride, ssm.data(), stride, first.data(),
+                                    second.data(), n, 1e-6f, concat, y.data(), y_stride};
+        hy_ref_fuse(&args, 0, rows);
+        args.attention = b.put(attention);
+        args.ssm = b.put(ssm);
+        args.weight_attention = b.put(first);
+        args.weight_ssm = b.put(second);
+        args.y = on_device;
+        b.ops->fuse(b.device, &args, rows);
+        b.agree("a fusion", b.get(args.y, y.size()), y, 1e-5f);
+    }
+}
+
+static void compare_swiglu(bench &b)
+{
+    size_t rows = 1 + b.below(9), n = 1 + b.below(300), stride = n + b.below(9);
+    floats gate = b.some(rows * stride, 4.0f), up = b.some(rows * stride);
+    float *on_device = b.put(gate);
+    struct hy_swiglu_args args = {gate.data(), stride, up.data(), stride, n, gate.data(), stride};
+    hy_ref_swiglu(&args, 0, rows);
+    args.gate = args.y = on_device;
+    args.up = b.put(up);
+    b.ops->swiglu(b.device, &args, rows);
+    b.agree("a gate", b.get(args.y, gate.size()), gate, 1e-5f);
+}
+
+/* ---------------------------------------------------------------- products */
+
+/* Weights of any type, as a device wants them, and scales for those that have them. */
+struct weights {
+    hymba_dtype dtype;
+    size_t group;
+    bytes data;
+    std::vector<uint16_t> scales;
+};
+
+static struct weights some_weights(bench &b, hymba_dtype dtype, size_t n, size_t k)
+{
+    struct weights w = {dtype, 0, {}, {}};
+    if (!hy_is_quantised(dtype)) {
+        w.data = b.as(b.some(n * k), dtype);
+        return w;
+    }
+    w.group = 32;
+    w.data.resize(n * hy_row_bytes(dtype, k));
+    for (unsigned char &byte : w.data)
+        byte = (unsigned char)b.below(256);
+    for (size_t i = 0; i < n * k / w.group; i++)
+        w.scales.push_back(hy_f32_to_bf16((float)(1 + b.below(99)) / 10000.0f));
+    return w;
+}
+
+static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
+{
+    size_t n = 1 + b.below(40);
+    size_t k = 32 * (1 + b.below(4)) - (hy_is_quantised(dtype) ? 0 : 8 * b.below(4));
+    size_t stride = rounded ? hy_padded_row(k) : k + 4 * b.below(2), y_stride = n + b.below(5);
+    struct weights w = some_weights(b, dtype, n, k);
+    floats x = b.some(m * stride), bias = b.some(n), y = b.some(m * y_stride);
+    std::vector<uint16_t> rows(m * stride);
+    hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
+    struct hy_rounded rounded_x = {};
+    rounded_x.dtype = HYMBA_DTYPE_BF16;
+    rounded_x.data = rows.data();
+    rounded_x.stride = stride;
+    float *on_device = b.put(y);
+    struct hy_matmul_args args = {};
+    args.x = x.data();
+    args.x_stride = stride;
+    args.rounded = rounded ? &rounded_x : NULL;
+    args.m = m;
+    args.n = n;
+    args.k = k;
+    args.w = w.data.data();
+    args.dtype = dtype;
+    args.w_stride = k;
+    args.w_scales = w.scales.data();
+    args.group = w.group;
+    args.bias = b.coin() ? bias.data() : NULL;
+    args.accumulate = b.coin();
+    args.y = y.data();
+    args.y_stride = y_stride;
+    hy_ref_matmul(&args, 0, n, NULL);
+    args.x = b.put(x);
+    rounded_x.data = b.put(rows);
+    args.w = b.put(w.data);
+    args.w_scales = b.put(w.scales);
+    args.bias = args.bias ? b.put(bias) : NULL;
+    args.y = on_device;
+    b.ops->matmul(b.device, &args);
+    b.agree("a product", b.get(args.y, y.size()), y, 1e-5f);
+}
+
+static void compare_products(bench &b)
+{
+    for (size_t m : {1 + b.below(30), (size_t)128, 129 + b.below(30)}) {
+        for (hymba_dtype dtype : float_types)
+            compare_product(b, dtype, false, m);
+        compare_product(b, HYMBA_DTYPE_BF16, true, m);
+        compare_product(b, HYMBA_DTYPE_INT8, false, m);
+        compare_product(b, HYMBA_DTYPE_INT4, false, m);
+    }
+}
+
+/* A row alone, and the same row among others in any place: bit by bit. */
+static void compare_neighbours(bench &b)
+{
+    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16}) {
+        size_t n = 24 + 8 * b.below(4), k = 256, m = 300;
+        floats x = b.some(m * k);
+        std::vector<uint16_t> rows(m * k);
+        hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
+        struct weights w = some_weights(b, dtype, n, k);
+        struct hy_rounded rounded = {};
+        rounded.dtype = HYMBA_DTYPE_BF16;
+        uint16_t *rows_on_device = b.put(rows);
+        float *x_on_device = b.put(x), *y = (float *)b.take(m * n * sizeof(float));
+        rounded.data = rows_on_device;
+        rounded.stride = k;
+        struct hy_matmul_args args = {};
+        args.x = x_on_device;
+        args.x_stride = k;
+        args.rounded = dtype == HYMBA_DTYPE_BF16 ? &rounded : NULL;
+        args.m = m;
+        args.n = args.y_stride = n;
+        args.k = args.w_stride = k;
+        args.w = b.put(w.data);
+        args.dtype = dtype;
+        args.y = y;
+        b.ops->matmul(b.device, &args);
+        floats together = b.get((const float *)y, m * n);
+        for (size_t row : {(size_t)0, 1 + b.below(126), (size_t)127, (size_t)128, m - 1}) {
+            args.m = 1;
+            args.x = x_on_device + row * k;
+            rounded.data = rows_on_device + row * k;
+            b.ops->matmul(b.device, &args);
+            floats alone = b.get((const float *)y, n);
+            if (memcmp(alone.data(), &together[row * n], n * sizeof(float)) != 0)
+                b.fail("row %zu has other bits alone than among %zu rows", row, m);
+        }
+    }
+}
+
+/* --------------------------------------------------------------- sequences */
+
+/* Segments that follow one another. */
+static std::vector<struct hy_state_sequence> some_sequences(bench &b, size_t n_sequences,
+                                                            size_t longest, size_t *rows)
+{
+    std::vector<struct hy_state_sequence> sequences(n_sequences);
+    *rows = 0;
+    for (struct hy_state_sequence &sequence : sequences) {
+        sequence.segment.row = *rows;
+        sequence.segment.n_rows = 1 + b.below(longest);
+        *rows += sequence.segment.n_rows;
+    }
+    return sequences;
+}
+
+static void compare_conv_of(bench &b, size_t n_sequences, size_t longest)
+{
+    size_t rows, n = 1 + b.below(40), width = 2 + b.below(4), old = (width - 1) * n;
+    std::vector<struct hy_state_sequence> sequences =
+        some_sequences(b, n_sequences, longest, &rows);
+    size_t stride = n + b.below(5);
+    floats x = b.some(rows * stride), weight = b.some(width * n), bias = b.some(n);
+    floats y(rows * n), states = b.some(n_sequences * old);
+    float *states_on_device = b.put(states);
+    for (size_t i = 0; i < n_sequences; i++)
+        sequences[i].conv_state = &states[i * old];
+    struct hy_conv_args args = {x.data(), stride, weight.data(), bias.data(), n, width,
+                                y.data(), n, sequences.data(), n_sequences};
+    hy_ref_conv(&args, 0, n_sequences * n);
+    for (size_t i = 0; i < n_sequences; i++)
+        sequences[i].conv_state = states_on_device + i * old;
+    args.x = b.put(x);
+    args.weight = b.put(weight);
+    args.bias = b.put(bias);
+    args.y = (float *)b.take(y.size() * sizeof(float));
+    b.ops->conv(b.device, &args);
+    sequences.assign(n_sequences, {}); /* lists may change at once */
+    b.agree("a convolution", b.get(args.y, y.size()), y, 1e-5f);
+    b.agree("its state", b.get(states_on_device, states.size()), states, 0.0f);
+}
+
+static void compare_conv(bench &b)
+{
+    compare_conv_of(b, 1 + b.below(4), 60);
+    compare_conv_of(b, 300, 2);
+}
+
+static void compare_scan_of(bench &b, size_t n_sequences, size_t longest, size_t state_size)
+{
+    size_t rows, n = 1 + b.below(40), size = state_size * n;
+    std::vector<struct hy_state_sequence> sequences =
+        some_sequences(b, n_sequences, longest, &rows);
+    floats dt = b.some(rows * n, 3.0f), x = b.some(rows * n), z = b.some(rows * n, 3.0f);
+    floats bc = b.some(rows * 2 * state_size), a = b.some(size, 0.5f), d = b.some(n);
+    floats y(rows * n), states = b.some(n_sequences * size);
+    for (float &value : a)
+        value -= 0.6f;
+    float *states_on_device = b.put(states);
+    for (size_t i = 0; i < n_sequences; i++)
+        sequences[i].ssm_state = &states[i * size];
+    struct hy_scan_args args = {dt.data(), n, x.data(), n, z.data(), n, bc.data(),
+                                bc.data() + state_size, 2 * state_size, a.data(), d.data(), n,
+                                state_size, y.data(), n, sequences.data(), n_sequences};
+    hy_ref_scan(&args, 0, n_sequences * n);
+    for (size_t i = 0; i < n_sequences; i++)
+        sequences[i].ssm_state = states_on_device + i * size;
+    args.dt = b.put(dt);
+    args.x = b.put(x);
+    args.z = b.put(z);
+    args.b = b.put(bc);
+    args.c = args.b + state_size;
+    args.a = b.put(a);
+    args.d = b.put(d);
+    args.y = (float *)b.take(y.size() * sizeof(float));
+    b.ops->scan(b.device, &args);
+    sequences.assign(n_sequences, {});
+    b.agree("a scan", b.get(args.y, y.size()), y, 2e-5f);
+    b.agree("its state", b.get(states_on_device, states.size()), states, 2e-5f);
+}
+
+static void compare_scan(bench &b)
+{
+    compare_scan_of(b, 1 + b.below(3), 150, 16);
+    compare_scan_of(b, 1 + b.below(4), 20, 1 + b.below(20));
+    compare_scan_of(b, 200, 2, 16);
+}
+
+/* --------------------------------------------------------------- attention */
+
+struct cached {
+    std::vector<struct hy_span> spans;
+    std::vector<bytes> data; /* of keys and values, in turn */
+};
+
+/* Keys [0, n_keys) in spans of random lengths, the first of meta tokens. */
+static struct cached some_keys(bench &b, const struct hy_attention_args *args, size_t n_keys)
+{
+    struct cached cached;
+    for (size_t position = 0; position < n_keys;) {
+        struct hy_span span = {};
+        span.position = position;
+        span.count = 1 + b.below(hy_min_size(n_keys - position, 40));
+        span.pinned = position == 0;
+        for (size_t size : {args->qk_size, args->v_size}) {
+            floats numbers = b.some(args->n_kv_heads * span.count * size);
+            bytes rows(args->n_kv_heads * span.count
+                       * hy_cache_row_bytes(args->cache_type, size));
+            struct hy_cache_rows_args store = {
+                numbers.data(), args->n_kv_heads * size, args->n_kv_heads, size, args->cache_type,
+                rows.data(), span.count * hy_cache_row_bytes(args->cache_type, size)};
+            hy_ref_cache_rows(&store, 0, span.count);
+            cached.data.push_back(rows);
+        }
+        span.k_head_stride = span.count * hy_cache_row_bytes(args->cache_type, args->qk_size);
+        span.v_head_stride = span.count * hy_cache_row_bytes(args->cache_type, args->v_size);
+        position += span.count;
+        cached.spans.push_back(span);
+    }
+    return cached;
+}
+
+static void compare_attention_of(bench &b, hymba_dtype cache_type, bool bf16, size_t n_sequences,
+                                 size_t longest)
+{
+    struct hy_attention_args args = {};
+    args.n_kv_heads = 1 + b.below(2);
+    args.n_heads = args.n_kv_heads * (1 + b.below(5));
+    args.qk_size = 16 * (1 + b.below(4));
+    args.v_size = 2 * args.qk_size;
+    args.scale = 0.2f;
+    args.cache_type = cache_type;
+    args.bf16 = bf16;
+    std::vector<struct hy_attention_sequence> sequences(n_sequences);
+    std::vector<struct cached> caches;
+    size_t rows = 0;
+    for (struct hy_attention_sequence &sequence : sequences) {
+        sequence.segment.row = rows;
+        sequence.segment.n_rows = 1 + b.below(longest);
+        rows += sequence.segment.n_rows;
+        sequence.position = b.below(100);
+        sequence.window = b.coin() ? UINT64_MAX : b.below(40);
+        size_t n_keys = sequence.position + sequence.segment.n_rows;
+        args.max_keys = hy_max_size(args.max_keys, n_keys);
+        caches.push_back(some_keys(b, &args, n_keys));
+    }
+    for (size_t i = 0; i < n_sequences; i++) {
+        sequences[i].spans = caches[i].spans.data();
+        sequences[i].n_spans = caches[i].spans.size();
+        for (size_t s = 0; s < caches[i].spans.size(); s++) {
+            caches[i].spans[s].k = caches[i].data[2 * s].data();
+            caches[i].spans[s].v = caches[i].data[2 * s + 1].data();
+        }
+    }
+    args.q_stride = args.n_heads * args.qk_size;
+    args.out_stride = args.n_heads * args.v_size;
+    floats q = b.some(rows * args.q_stride), out(rows * args.out_stride);
+    floats scratch(hy_attention_scratch(&args));
+    args.q = q.data();
+    args.out = out.data();
+    args.sequences = sequences.data();
+    args.n_sequences = n_sequences;
+    hy_ref_attention(&args, 0, rows * args.n_kv_heads, scratch.data());
+    for (struct cached &cached : caches)
+        for (size_t s = 0; s < cached.spans.size(); s++) {
+            cached.spans[s].k = b.put(cached.data[2 * s]);
+            cached.spans[s].v = b.put(cached.data[2 * s + 1]);
+        }
+    args.q = b.put(q);
+    args.out = (float *)b.take(out.size() * sizeof(float));
+    b.ops->attention(b.device, &args, rows);
+    for (struct cached &cached : caches)
+        cached.spans.assign(cached.spans.size(), {});
+    b.agree("attention", b.get(args.out, out.size()), out, bf16 ? 1e-2f : 1e-4f);
+}
+
+static void compare_attention(bench &b)
+{
+    for (hymba_dtype type :
+         {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8}) {
+        compare_attention_of(b, type, false, 1 + b.below(3), 3);
+        compare_attention_of(b, type, false, 1 + b.below(3), 60);
+    }
+    compare_attention_of(b, HYMBA_DTYPE_BF16, true, 2, 60);
+    compare_attention_of(b, HYMBA_DTYPE_BF16, true, 40, 2);
+}
+
+/* ------------------------------------------------------------------ choice */
+
+static const struct {
+    const char *name;
+    void (*compare)(bench &b);
+} comparisons[] = {
+    {"copy, fill", compare_copies},
+    {"large copies", compare_large_copies},
+    {"convert", compare_convert},
+    {"embed", compare_embed},
+    {"rms_norm", compare_rms_norm},
+    {"round", compare_round},
+    {"rope", compare_rope},
+    {"cache_rows", compare_cache_rows},
+    {"fuse", compare_fuse},
+    {"swiglu", compare_swiglu},
+    {"matmul", compare_products},
+    {"matmul, bits of rows", compare_neighbours},
+    {"conv", compare_conv},
+    {"scan", compare_scan},
+    {"attention", compare_attention},
+};
+
+size_t compare_count()
+{
+    return sizeof comparisons / sizeof comparisons[0];
+}
+
+const char *compare_name(size_t number)
+{
+    return comparisons[number].name;
+}
+
+const char *compare_op(size_t number, const struct hy_device_ops *ops, struct hy_device *device,
+                       unsigned seed)
+{
+    static char message[512];
+    bench b(ops, device, seed);
+    comparisons[number].compare(b);
+    b.finish();
+    memcpy(message, b.message, sizeof message);
+    return message[0] ? message : NULL;
+}

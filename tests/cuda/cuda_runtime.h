@@ -1,0 +1,240 @@
+/*
+ * A stand-in for the CUDA runtime's header: the types and calls that kernels' callers and the
+ * plug-in's host code use, with the names, numbers and meaning of the real interface, on a device
+ * that is this process. cuda_runtime.cpp says where it is stricter than a real device.
+ */
+#ifndef HYMBA_TEST_CUDA_RUNTIME_H
+#define HYMBA_TEST_CUDA_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CUDART_VERSION 12040
+
+/* ------------------------------------------------------------------ types */
+
+#define HARNESS_VECTOR2(name, type)                                                               \
+    struct alignas(2 * sizeof(type)) name {                                                       \
+        type x, y;                                                                                \
+    };                                                                                            \
+    static inline name make_##name(type x, type y)                                                \
+    {                                                                                             \
+        return name{x, y};                                                                        \
+    }
+#define HARNESS_VECTOR4(name, type)                                                               \
+    struct alignas(4 * sizeof(type)) name {                                                       \
+        type x, y, z, w;                                                                          \
+    };                                                                                            \
+    static inline name make_##name(type x, type y, type z, type w)                                \
+    {                                                                                             \
+        return name{x, y, z, w};                                                                  \
+    }
+
+HARNESS_VECTOR2(char2, signed char)
+HARNESS_VECTOR2(uchar2, unsigned char)
+HARNESS_VECTOR2(short2, short)
+HARNESS_VECTOR2(ushort2, unsigned short)
+HARNESS_VECTOR2(int2, int)
+HARNESS_VECTOR2(uint2, unsigned)
+HARNESS_VECTOR2(float2, float)
+HARNESS_VECTOR2(double2, double)
+HARNESS_VECTOR2(longlong2, long long)
+HARNESS_VECTOR2(ulonglong2, unsigned long long)
+HARNESS_VECTOR4(char4, signed char)
+HARNESS_VECTOR4(uchar4, unsigned char)
+HARNESS_VECTOR4(short4, short)
+HARNESS_VECTOR4(ushort4, unsigned short)
+HARNESS_VECTOR4(int4, int)
+HARNESS_VECTOR4(uint4, unsigned)
+HARNESS_VECTOR4(float4, float)
+
+#undef HARNESS_VECTOR2
+#undef HARNESS_VECTOR4
+
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+enum cudaError {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInitializationError = 3,
+    cudaErrorCudartUnloading = 4,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidPitchValue = 12,
+    cudaErrorInvalidDevicePointer = 17,
+    cudaErrorInvalidMemcpyDirection = 21,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorDevicesUnavailable = 46,
+    cudaErrorInvalidDeviceFunction = 98,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidKernelImage = 200,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorECCUncorrectable = 214,
+    cudaErrorUnsupportedPtxVersion = 222,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchOutOfResources = 701,
+    cudaErrorLaunchTimeout = 702,
+    cudaErrorHardwareStackError = 714,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotPermitted = 800,
+    cudaErrorNotSupported = 801,
+    cudaErrorUnknown = 999
+};
+typedef enum cudaError cudaError_t;
+
+typedef struct harness_stream *cudaStream_t;
+typedef struct harness_event *cudaEvent_t;
+
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost = 0,
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+    cudaMemcpyDeviceToDevice = 3,
+    cudaMemcpyDefault = 4
+};
+
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+
+enum cudaDeviceAttr {
+    cudaDevAttrMaxThreadsPerBlock = 1,
+    cudaDevAttrMaxSharedMemoryPerBlock = 8,
+    cudaDevAttrWarpSize = 10,
+    cudaDevAttrMaxPitch = 11,
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrL2CacheSize = 38,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+    cudaDevAttrMemoryPoolsSupported = 115
+};
+
+/* The real structure has many more fields, in another order: host code names what it uses. */
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    size_t sharedMemPerBlock;
+    size_t sharedMemPerBlockOptin;
+    size_t sharedMemPerMultiprocessor;
+    int regsPerBlock;
+    int warpSize;
+    int maxThreadsPerBlock;
+    int maxGridSize[3];
+    int major, minor;
+    int multiProcessorCount;
+    int l2CacheSize;
+    int ECCEnabled;
+    int integrated;
+};
+
+#define cudaStreamDefault 0x00
+#define cudaStreamNonBlocking 0x01
+#define cudaStreamLegacy ((cudaStream_t)0x1)
+#define cudaEventDefault 0x00
+#define cudaEventBlockingSync 0x01
+#define cudaEventDisableTiming 0x02
+#define cudaHostAllocDefault 0x00
+#define cudaHostAllocPortable 0x01
+#define cudaHostAllocMapped 0x02
+#define cudaHostAllocWriteCombined 0x04
+
+/* ------------------------------------------------------------------ calls */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaDeviceReset(void);
+
+cudaError_t cudaGetLastError(void);
+cudaError_t cudaPeekAtLastError(void);
+const char *cudaGetErrorName(cudaError_t error);
+const char *cudaGetErrorString(cudaError_t error);
+
+cudaError_t cudaMalloc(void **data, size_t bytes);
+cudaError_t cudaFree(void *data);
+cudaError_t cudaMallocAsync(void **data, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void *data, cudaStream_t stream);
+cudaError_t cudaMallocHost(void **data, size_t bytes);
+cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *data);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream);
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                         size_t width, size_t height, enum cudaMemcpyKind kind);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream);
+cudaError_t cudaMemset(void *data, int byte, size_t bytes);
+cudaError_t cudaMemsetAsync(void *data, int byte, size_t bytes, cudaStream_t stream);
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
+
+cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value);
+
+#ifdef __cplusplus
+}
+
+template <typename T> static inline cudaError_t cudaMalloc(T **data, size_t bytes)
+{
+    return cudaMalloc(reinterpret_cast<void **>(data), bytes);
+}
+
+template <typename T>
+static inline cudaError_t cudaMallocAsync(T **data, size_t bytes, cudaStream_t stream)
+{
+    return cudaMallocAsync(reinterpret_cast<void **>(data), bytes, stream);
+}
+
+template <typename T> static inline cudaError_t cudaMallocHost(T **data, size_t bytes)
+{
+    return cudaMallocHost(reinterpret_cast<void **>(data), bytes);
+}
+
+template <typename... Parameters>
+static inline cudaError_t cudaFuncSetAttribute(void (*function)(Parameters...),
+                                               enum cudaFuncAttribute attribute, int value)
+{
+    return cudaFuncSetAttribute(reinterpret_cast<const void *>(function), attribute, value);
+}
+#endif
+
+#endif

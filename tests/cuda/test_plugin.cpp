@@ -1,0 +1,487 @@
+/* The plug-in's host code under the harness: its ops, its memory, and what can go wrong. */
+#include "compare_ops.h"
+#include "device.h"
+#include "harness.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <string>
+#include <vector>
+
+extern "C" {
+#include "support.h"
+}
+
+extern "C" const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version);
+
+static const struct hy_device_ops *ops;
+static hymba_error error;
+
+static hymba_status open_index(int index, struct hy_device **device)
+{
+    struct hy_device_params params = {};
+    params.struct_size = sizeof params;
+    params.index = index;
+    params.compute = HYMBA_COMPUTE_BF16;
+    error = {};
+    error.struct_size = sizeof error;
+    return ops->open(&params, device, &error);
+}
+
+static struct hy_device *open_first()
+{
+    struct hy_device *device;
+    test_status(open_index(0, &device), HYMBA_OK, error);
+    return device;
+}
+
+static void setup()
+{
+    harness_reset();
+    ops = hymba_device_plugin(HY_DEVICE_INTERFACE);
+    ck_assert_ptr_nonnull(ops);
+}
+
+/* Everything was given back, and the harness saw nothing wrong. */
+static void teardown()
+{
+    ck_assert_msg(harness_error_count() == 0, "%s", harness_first_error());
+    ck_assert_uint_eq(harness_live_count(), 0);
+    harness_reset();
+}
+
+static hymba_status finish(struct hy_device *device)
+{
+    error = {};
+    error.struct_size = sizeof error;
+    return ops->finish(device, &error);
+}
+
+static void assert_sentence(const char *expected)
+{
+    ck_assert_msg(strstr(error.message, expected) != NULL, "\"%s\" lacks \"%s\"", error.message,
+                  expected);
+}
+
+/* ------------------------------------------------------------------- opening */
+
+START_TEST(table_has_the_version_alone)
+{
+    ck_assert_ptr_null(hymba_device_plugin(HY_DEVICE_INTERFACE + 1));
+    ck_assert_uint_eq(ops->interface_version, HY_DEVICE_INTERFACE);
+    ck_assert_uint_eq(ops->struct_size, sizeof *ops);
+}
+END_TEST
+
+static void log_line(void *user, int level, const char *line)
+{
+    ck_assert_int_eq(level, HYMBA_LOG_INFO);
+    *(std::string *)user += line;
+}
+
+START_TEST(open_tells_of_the_device)
+{
+    std::string log;
+    struct hy_device_params params = {};
+    struct hy_device_info info = {};
+    struct hy_device *device;
+    params.struct_size = sizeof params;
+    params.log = log_line;
+    params.log_user = &log;
+    info.struct_size = sizeof info;
+    test_status(ops->open(&params, &device, &error), HYMBA_OK, error);
+    ops->get_info(device, &info);
+    ck_assert_str_eq(info.name, "test harness, sm_80");
+    ck_assert_uint_gt(info.free_bytes, 0);
+    ck_assert_uint_le(info.free_bytes, info.total_bytes);
+    ck_assert_int_eq(info.has_bf16, 1);
+    ck_assert_msg(log.find("test harness, sm_80") != std::string::npos, "%s", log.c_str());
+    ops->close(device);
+}
+END_TEST
+
+/* What open says where the device is not what it should be. */
+static void assert_cannot_open(const struct harness_device_config *config, int index,
+                               const char *sentence)
+{
+    struct hy_device *device = (struct hy_device *)&ops;
+    harness_configure(config);
+    test_status(open_index(index, &device), HYMBA_ERROR_DEVICE, error);
+    assert_sentence(sentence);
+    ck_assert_ptr_null(device);
+}
+
+START_TEST(open_without_a_device)
+{
+    struct harness_device_config config = harness_default_device();
+    config.n_devices = 0;
+    assert_cannot_open(&config, 0, "this machine has no CUDA device");
+    config.n_devices = 2;
+    assert_cannot_open(&config, 2, "there is no CUDA device 2: this machine has 2");
+    assert_cannot_open(&config, -1, "there is no CUDA device -1");
+}
+END_TEST
+
+START_TEST(open_with_an_old_driver)
+{
+    struct harness_device_config config = harness_default_device();
+    config.driver_version = 0;
+    assert_cannot_open(&config, 0, "this machine has no NVIDIA driver");
+    config.driver_version = 11080;
+    assert_cannot_open(&config, 0, "too old: it knows CUDA up to 11.8, and the plug-in needs 12.0");
+    config = harness_default_device();
+    harness_fail_next("cudaGetDeviceCount", 1, cudaErrorInsufficientDriver);
+    assert_cannot_open(&config, 0, "the NVIDIA driver is too old for the plug-in");
+}
+END_TEST
+
+START_TEST(open_with_an_old_device)
+{
+    struct harness_device_config config = harness_default_device();
+    config.major = 7;
+    config.minor = 5;
+    assert_cannot_open(&config, 0, "compute capability 7.5, and 8.0 or later is needed");
+}
+END_TEST
+
+START_TEST(open_without_code_for_the_device)
+{
+    struct harness_device_config config = harness_default_device();
+    harness_fail_next("cudaLaunchKernel", 1, cudaErrorNoKernelImageForDevice);
+    assert_cannot_open(&config, 0, "built without code for CUDA device 0 (test harness, sm_80)");
+}
+END_TEST
+
+/* Each call that opening makes fails in turn: a status, a sentence, nothing kept. */
+START_TEST(open_with_each_call_failing)
+{
+    const char *const calls[] = {"cudaGetDeviceCount", "cudaGetDeviceProperties",
+                                 "cudaDeviceGetAttribute", "cudaSetDevice",
+                                 "cudaStreamCreateWithFlags", "cudaHostAlloc",
+                                 "cudaEventCreateWithFlags", "cudaMallocAsync",
+                                 "cudaMemsetAsync", "cudaLaunchKernel", "cudaStreamSynchronize"};
+    for (const char *call : calls)
+        for (cudaError_t code : {cudaErrorMemoryAllocation, cudaErrorUnknown}) {
+            struct hy_device *device;
+            harness_reset();
+            harness_fail_next(call, 1, code);
+            hymba_status status = open_index(0, &device);
+            ck_assert_msg(status == HYMBA_ERROR_DEVICE || status == HYMBA_ERROR_MEMORY,
+                          "%s: status %d", call, (int)status);
+            ck_assert_msg(code == cudaErrorMemoryAllocation || status == HYMBA_ERROR_DEVICE,
+                          "%s: status %d", call, (int)status);
+            ck_assert_uint_gt(strlen(error.message), 10);
+            ck_assert_uint_eq(harness_live_count(), 0);
+            ops->close(open_first()); /* no trace is left */
+            ck_assert_uint_eq(harness_live_count(), 0);
+        }
+}
+END_TEST
+
+/* ---------------------------------------------------------------------- ops */
+
+START_TEST(ops_agree_with_generic_c)
+{
+    struct hy_device *device = open_first();
+    for (unsigned seed = 10; seed < (getenv("HYMBA_LONG") ? 40 : 12); seed++) {
+        const char *difference = compare_op((size_t)_i, ops, device, seed);
+        ck_assert_msg(!difference, "%s, seed %u: %s", compare_name((size_t)_i), seed, difference);
+    }
+    ops->close(device);
+}
+END_TEST
+
+/* Devices side by side, of one index and of another, each with its own stream. */
+START_TEST(devices_live_side_by_side)
+{
+    struct harness_device_config config = harness_default_device();
+    struct hy_device *devices[3];
+    config.n_devices = 2;
+    harness_configure(&config);
+    for (int i = 0; i < 3; i++)
+        test_status(open_index(i % 2, &devices[i]), HYMBA_OK, error);
+    for (size_t op = 0; op < compare_count(); op += 3)
+        for (struct hy_device *device : devices)
+            ck_assert_ptr_null(compare_op(op, ops, device, 5));
+    void *data[2] = {ops->allocate(devices[0], 64), ops->allocate(devices[1], 64)};
+    for (int i = 0; i < 2; i++) {
+        int current = -1;
+        ops->fill(devices[i], data[i], 0, 64);
+        cudaGetDevice(&current); /* whatever it was before */
+        ck_assert_int_eq(current, i);
+    }
+    ops->release(devices[0], data[0]);
+    ops->release(devices[1], data[1]);
+    for (struct hy_device *device : devices)
+        ops->close(device);
+}
+END_TEST
+
+/* ------------------------------------------------------------------- memory */
+
+START_TEST(allocate_says_when_there_is_no_room)
+{
+    struct harness_device_config config = harness_default_device();
+    config.memory = 1 << 20;
+    harness_configure(&config);
+    struct hy_device *device = open_first();
+    ck_assert_ptr_null(ops->allocate(device, 2 << 20));
+    void *data = ops->allocate(device, 1000);
+    ck_assert_ptr_nonnull(data);
+    ck_assert_uint_eq((uintptr_t)data % 256, 0);
+    test_status(finish(device), HYMBA_OK, error);
+    ops->release(device, data);
+    ops->release(device, NULL);
+    ops->close(device);
+}
+END_TEST
+
+static float returned[256]; /* what run_step reads back, there after finish */
+
+/* A step's worth of every kind of work that queues. */
+static void run_step(struct hy_device *device, float *x, float *w, float *y)
+{
+    std::vector<float> host(256, 1.0f);
+    struct hy_copy_args there = {HY_COPY_TO_DEVICE, x, 1024, host.data(), 1024, 1024, 1};
+    struct hy_copy_args here = {HY_COPY_TO_HOST, returned, 1024, y, 1024, 1024, 1};
+    struct hy_matmul_args product = {};
+    product.x = x;
+    product.w = w;
+    product.dtype = HYMBA_DTYPE_BF16;
+    product.m = 2;
+    product.n = product.k = product.x_stride = product.w_stride = product.y_stride = 64;
+    product.y = y;
+    struct hy_state_sequence sequence = {{0, 2}, y + 256, NULL};
+    struct hy_conv_args conv = {x, 64, w, w, 64, 3, y, 64, &sequence, 1};
+    ops->copy(device, &there);
+    ops->matmul(device, &product);
+    ops->conv(device, &conv);
+    ops->copy(device, &here);
+}
+
+START_TEST(steady_state_allocates_nothing)
+{
+    const char *const calls[] = {"cudaMalloc", "cudaMallocAsync", "cudaFree", "cudaFreeAsync",
+                                 "cudaHostAlloc", "cudaFreeHost", "cudaDeviceSynchronize",
+                                 "cublasLtMatmulAlgoGetHeuristic", "cudaEventCreateWithFlags"};
+    size_t counts[sizeof calls / sizeof calls[0]];
+    struct hy_device *device = open_first();
+    float *x = (float *)ops->allocate(device, 65536), *w = (float *)ops->allocate(device, 65536);
+    float *y = (float *)ops->allocate(device, 65536);
+    for (float *data : {x, w, y})
+        ops->fill(device, data, 0, 65536);
+    run_step(device, x, w, y);
+    test_status(finish(device), HYMBA_OK, error);
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++)
+        counts[i] = harness_call_count(calls[i]);
+    size_t waits = harness_call_count("cudaStreamSynchronize");
+    for (int step = 0; step < 10; step++) {
+        run_step(device, x, w, y);
+        test_status(finish(device), HYMBA_OK, error);
+    }
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++)
+        ck_assert_msg(harness_call_count(calls[i]) == counts[i], "%s was called", calls[i]);
+    ck_assert_uint_eq(harness_call_count("cudaStreamSynchronize"), waits + 10);
+    for (float *data : {x, w, y})
+        ops->release(device, data);
+    ops->close(device);
+}
+END_TEST
+
+/* The pinned memory is filled many times over while the device has read nothing yet. */
+START_TEST(staging_is_used_again)
+{
+    enum { COPIES = 40, WORDS = 150000 };
+    struct hy_device *device = open_first();
+    uint32_t *data = (uint32_t *)ops->allocate(device, COPIES * WORDS * 4);
+    std::vector<uint32_t> source(WORDS), back(COPIES * WORDS);
+    for (uint32_t i = 0; i < COPIES; i++) {
+        source.assign(WORDS, i + 1);
+        struct hy_copy_args there = {HY_COPY_TO_DEVICE, data + i * WORDS, WORDS * 4, source.data(),
+                                     WORDS * 4, WORDS * 4, 1};
+        ops->copy(device, &there);
+    }
+    struct hy_copy_args here = {HY_COPY_TO_HOST, back.data(), WORDS * 4, data, WORDS * 4,
+                                WORDS * 4, COPIES};
+    ops->copy(device, &here);
+    test_status(finish(device), HYMBA_OK, error);
+    for (uint32_t i = 0; i < COPIES * WORDS; i++)
+        if (back[i] != i / WORDS + 1)
+            ck_abort_msg("word %u is %u", i, back[i]);
+    ops->release(device, data);
+    ops->close(device);
+}
+END_TEST
+
+/* Lists that outgrow the pinned memory's pieces, each while the device has not read the last. */
+START_TEST(long_lists_make_room)
+{
+    struct hy_device *device = open_first();
+    for (size_t bytes = 1000; bytes < ((size_t)30 << 20); bytes *= 10) {
+        void *on_device;
+        unsigned char *packed = (unsigned char *)hy_cuda_begin_list(device, bytes, &on_device);
+        ck_assert_ptr_nonnull(packed);
+        memset(packed, (int)(bytes % 251), bytes);
+        ck_assert(hy_cuda_end_list(device, packed, bytes));
+        std::vector<unsigned char> back(bytes);
+        struct hy_copy_args here = {HY_COPY_TO_HOST, back.data(), bytes, on_device,
+                                    bytes, bytes, 1};
+        ops->copy(device, &here);
+        test_status(finish(device), HYMBA_OK, error);
+        for (size_t i = 0; i < bytes; i++)
+            if (back[i] != bytes % 251)
+                ck_abort_msg("byte %zu of %zu is %d", i, bytes, back[i]);
+    }
+    ops->close(device);
+}
+END_TEST
+
+/* ----------------------------------------------------------------- failures */
+
+/* Memory for a list cannot be had: the step fails, the next one does not. */
+START_TEST(missing_memory_leaves_the_device_usable)
+{
+    struct hy_device *device = open_first();
+    float *x = (float *)ops->allocate(device, 65536), *w = (float *)ops->allocate(device, 65536);
+    float *y = (float *)ops->allocate(device, 65536);
+    for (float *data : {x, w, y})
+        ops->fill(device, data, 0, 65536);
+    unsigned failures = 0;
+    for (unsigned nth = 1; nth < 20; nth++) {
+        harness_fail_next("cudaMallocAsync", nth, cudaErrorMemoryAllocation);
+        run_step(device, x, w, y);
+        hymba_status status = finish(device);
+        if (status == HYMBA_OK)
+            break;
+        ck_assert_int_eq(status, HYMBA_ERROR_MEMORY);
+        assert_sentence("CUDA device 0: taking memory for");
+        assert_sentence("out of memory");
+        failures++;
+        test_status(finish(device), HYMBA_OK, error);
+    }
+    ck_assert_uint_gt(failures, 2);
+    run_step(device, x, w, y);
+    test_status(finish(device), HYMBA_OK, error);
+    for (float *data : {x, w, y})
+        ops->release(device, data);
+    ops->close(device);
+}
+END_TEST
+
+/* What is queued after a failure is left out, and finish tells of the first one, for good. */
+START_TEST(failed_launch_fails_the_device)
+{
+    struct hy_device *device = open_first(), *other = open_first();
+    float *x = (float *)ops->allocate(device, 65536);
+    ops->fill(device, x, 0, 65536);
+    harness_fail_next("cudaLaunchKernel", 1, cudaErrorLaunchFailure);
+    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64};
+    ops->swiglu(device, &args, 2);
+    size_t launches = harness_call_count("cudaLaunchKernel");
+    ops->swiglu(device, &args, 2);
+    ck_assert_uint_eq(harness_call_count("cudaLaunchKernel"), launches);
+    for (int i = 0; i < 2; i++) {
+        test_status(finish(device), HYMBA_ERROR_DEVICE, error);
+        assert_sentence("CUDA device 0: the gate of a feed-forward layer failed: unspecified");
+    }
+    ck_assert_ptr_null(ops->allocate(device, 1));
+    ops->release(device, x);
+    ops->close(device);
+    ck_assert_ptr_null(compare_op(3, ops, other, 1)); /* lives on */
+    ops->close(other);
+}
+END_TEST
+
+START_TEST(lost_device_is_told_by_finish)
+{
+    struct hy_device *device = open_first();
+    float *x = (float *)ops->allocate(device, 65536);
+    unsigned char back[4] = {1, 2, 3, 4};
+    ops->fill(device, x, 0, 65536);
+    harness_lose_device(1, cudaErrorIllegalAddress);
+    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64};
+    struct hy_copy_args here = {HY_COPY_TO_HOST, back, 4, x, 4, 4, 1};
+    ops->swiglu(device, &args, 2);
+    ops->copy(device, &here);
+    test_status(finish(device), HYMBA_ERROR_DEVICE, error);
+    assert_sentence("CUDA device 0: waiting for what was queued failed: an illegal memory access");
+    test_status(finish(device), HYMBA_ERROR_DEVICE, error);
+    ck_assert_int_eq(back[0], 1); /* nothing came back */
+    ops->release(device, x);
+    ops->close(device);
+}
+END_TEST
+
+/* Each call of a step fails in turn, with both kinds of failure: never silently. */
+START_TEST(step_with_each_call_failing)
+{
+    const char *const calls[] = {"cudaSetDevice", "cudaMemcpyAsync", "cudaMemsetAsync",
+                                 "cudaLaunchKernel", "cublasLtMatmul", "cudaStreamSynchronize",
+                                 "cublasLtCreate", "cudaHostAlloc",
+                                 "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmulDescCreate",
+                                 "cublasLtMatrixLayoutCreate", "cublasLtMatmulPreferenceCreate"};
+    for (const char *call : calls)
+        for (cudaError_t code : {cudaErrorMemoryAllocation, cudaErrorUnknown}) {
+            harness_reset();
+            struct hy_device *device = open_first();
+            float *x = (float *)ops->allocate(device, 65536);
+            ops->fill(device, x, 0, 65536);
+            test_status(finish(device), HYMBA_OK, error);
+            harness_fail_next(call, 1, code);
+            run_step(device, x, x + 4096, x + 8192);
+            test_status(finish(device),
+                        code == cudaErrorUnknown ? HYMBA_ERROR_DEVICE : HYMBA_ERROR_MEMORY, error);
+            ops->release(device, x);
+            ops->close(device);
+            ck_assert_uint_eq(harness_live_count(), 0);
+        }
+}
+END_TEST
+
+START_TEST(types_without_a_product_are_told)
+{
+    struct hy_device *device = open_first();
+    float *x = (float *)ops->allocate(device, 65536);
+    struct hy_rounded rounded = {};
+    rounded.dtype = HYMBA_DTYPE_INT8;
+    rounded.data = x;
+    struct hy_matmul_args args = {};
+    args.rounded = &rounded;
+    args.m = args.n = args.k = 32;
+    args.w = x;
+    args.dtype = HYMBA_DTYPE_INT8;
+    args.y = x;
+    ops->matmul(device, &args);
+    test_status(finish(device), HYMBA_ERROR_INTERNAL, error);
+    ops->release(device, x);
+    ops->close(device);
+}
+END_TEST
+
+int main()
+{
+    Suite *suite = suite_create("plugin");
+    TCase *tcase = tcase_create("plugin");
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_test(tcase, table_has_the_version_alone);
+    tcase_add_test(tcase, open_tells_of_the_device);
+    tcase_add_test(tcase, open_without_a_device);
+    tcase_add_test(tcase, open_with_an_old_driver);
+    tcase_add_test(tcase, open_with_an_old_device);
+    tcase_add_test(tcase, open_without_code_for_the_device);
+    tcase_add_test(tcase, open_with_each_call_failing);
+    tcase_add_loop_test(tcase, ops_agree_with_generic_c, 0, (int)compare_count());
+    tcase_add_test(tcase, devices_live_side_by_side);
+    tcase_add_test(tcase, allocate_says_when_there_is_no_room);
+    tcase_add_test(tcase, steady_state_allocates_nothing);
+    tcase_add_test(tcase, staging_is_used_again);
+    tcase_add_test(tcase, long_lists_make_room);
+    tcase_add_test(tcase, missing_memory_leaves_the_device_usable);
+    tcase_add_test(tcase, failed_launch_fails_the_device);
+    tcase_add_test(tcase, lost_device_is_told_by_finish);
+    tcase_add_test(tcase, step_with_each_call_failing);
+    tcase_add_test(tcase, types_without_a_product_are_told);
+    suite_add_tcase(suite, tcase);
+    return test_main(suite);
+}
