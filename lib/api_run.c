@@ -69,7 +69,7 @@ hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_
         return status;
     hymba_context_info complete = {
         .device = context->backend.device,
-        .cpu = context->backend.kernels.name,
+        .cpu = context->backend.name,
         .n_threads = hy_pool_threads(context->backend.pool),
         .max_step_tokens = (uint32_t)context->workspace.rows,
         .cache_type = context->layout.cache_type,

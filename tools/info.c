@@ -295,8 +295,9 @@ static int print_as_text(const struct facts *facts)
     print_bytes("conv_bytes", memory->conv_bytes);
     print_bytes("ssm_bytes", memory->ssm_bytes);
     print_bytes("total_bytes", memory->total_bytes);
-    printf("context on %s, instruction set %s, %" PRIu32 " threads\n", facts->machine.device,
-           facts->machine.cpu, facts->machine.n_threads);
+    bool cpu = strcmp(facts->machine.device, "cpu") == 0;
+    printf("context on %s, %s%s, %" PRIu32 " threads\n", facts->machine.device,
+           cpu ? "instruction set " : "", facts->machine.cpu, facts->machine.n_threads);
     print_bytes("workspace_bytes", memory->workspace_bytes);
     return STATUS_OK;
 }

@@ -19,7 +19,9 @@ void add_compute_options(struct option_set *set, struct compute_options *compute
     option_choice(set, 0, "quantize", "q8|q4|int8|int4", &compute->quantize,
                   "quantise the weights while loading (default: as stored)");
     add_threads_option(set, compute);
-    option_choice(set, 0, "device", "cpu", &compute->device, "where to compute (default: cpu)");
+    option_choice(set, 0, "device", "cpu|cuda|cuda:N", &compute->device,
+                  "where to compute: the processor, or the first or the\n"
+                  "N-th CUDA device, counted from 0 (default: cpu)");
     option_choice(set, 0, "cpu", "best|generic|avx2|avx512|amx|neon", &compute->cpu,
                   "instruction set (default: $HYMBA_CPU, or best)");
     option_choice(set, 0, "compute", "f32|bf16|int8", &compute->compute,

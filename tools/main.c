@@ -35,7 +35,8 @@ static const struct verb {
 static int print_help(void)
 {
     printf("usage: hymba VERB [options]\n\n"
-           "Runs Hymba language models on the CPU.\n\nverbs:\n");
+           "Runs Hymba language models on the CPU or, with --device, on a CUDA device.\n\n"
+           "verbs:\n");
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
         printf("  %-12s %s\n", verbs[i].name, verbs[i].summary);
     printf("\n'hymba VERB --help' lists a verb's options; 'hymba --version' prints the version.\n"

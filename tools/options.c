@@ -179,13 +179,22 @@ static int set_list(const struct option_set *set, const struct option *option, c
     return STATUS_OK;
 }
 
+/* Whether the text is a choice of that width; an N at a choice's end stands for digits. */
+static bool is_choice(const char *choice, size_t width, const char *text)
+{
+    size_t length = strlen(text), same = choice[width - 1] == 'N' ? width - 1 : width;
+    if (same == width)
+        return length == width && memcmp(choice, text, width) == 0;
+    return length >= width && memcmp(choice, text, same) == 0 &&
+           strspn(text + same, "0123456789") == length - same;
+}
+
 static int set_choice(const struct option_set *set, const struct option *option,
                       const char *text)
 {
-    size_t length = strlen(text);
     for (const char *choice = option->value_name; *choice;) {
         size_t width = strcspn(choice, "|");
-        if (width == length && memcmp(choice, text, width) == 0) {
+        if (is_choice(choice, width, text)) {
             *option->to.text = text;
             return STATUS_OK;
         }

@@ -5,13 +5,16 @@
 #ifndef HY_BACKEND_BACKEND_H
 #define HY_BACKEND_BACKEND_H
 
+#include "backend/plugin.h"
 #include "base/memory.h"
 #include "base/thread.h"
 #include "kernel/kernel.h"
 
 struct hy_backend {
-    const char *device;       /* "cpu" */
-    struct hy_kernels kernels;
+    const char *device;       /* "cpu", "cuda:0" */
+    const char *name;         /* of the instruction set, or of the plug-in's device */
+    struct hy_plugin *plugin; /* NULL: the CPU */
+    struct hy_kernels kernels; /* of a plug-in's device there is only what it has: has_bf16 */
     struct hy_pool *pool;
     struct hy_memory *memory;
     float *scratch;           /* attention scratch of all threads, scratch_floats each */
@@ -20,11 +23,15 @@ struct hy_backend {
     size_t matmul_scratch_bytes;
 };
 
-/* device is NULL or "cpu"; n_threads 0 means hy_processor_count. With an executor, which is valid,
- * its threads compute, and n_threads does not count. */
+/* The CPU. n_threads 0 means hy_processor_count. With an executor, which is valid, its threads
+ * compute, and n_threads does not count. */
 hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memory,
-                             const char *device, const char *cpu, unsigned n_threads,
-                             const hymba_executor *executor, hymba_error *error);
+                             const char *cpu, unsigned n_threads, const hymba_executor *executor,
+                             hymba_error *error);
+
+/* The plug-in's device of that index, to compute as compute says. */
+hymba_status hy_backend_open(struct hy_backend *backend, struct hy_memory *memory, int index,
+                             int compute, hymba_error *error);
 void hy_backend_free(struct hy_backend *backend);
 
 /* Makes room for attention over max_keys keys by groups of heads_per_kv query heads, which need

@@ -12,26 +12,39 @@ enum { GRAIN_OPERATIONS = 1 << 15 };
 enum { LANE_ALIGN = 16 };
 
 hymba_status hy_backend_init(struct hy_backend *backend, struct hy_memory *memory,
-                             const char *device, const char *cpu, unsigned n_threads,
-                             const hymba_executor *executor, hymba_error *error)
+                             const char *cpu, unsigned n_threads, const hymba_executor *executor,
+                             hymba_error *error)
 {
     memset(backend, 0, sizeof *backend);
     backend->memory = memory;
-    if (device && strcmp(device, "cpu") != 0)
-        return hy_fail(error, HYMBA_ERROR_DEVICE,
-                       "device: found \"%s\", this build has only \"cpu\"", device);
     backend->device = "cpu";
     hymba_status status = hy_kernels_init(&backend->kernels, cpu, error);
     if (status != HYMBA_OK)
         return status;
+    backend->name = backend->kernels.name;
     if (executor)
         return hy_pool_create_on(memory, executor, &backend->pool, error);
     return hy_pool_create(memory, n_threads ? n_threads : hy_processor_count(), &backend->pool,
                           error);
 }
 
+hymba_status hy_backend_open(struct hy_backend *backend, struct hy_memory *memory, int index,
+                             int compute, hymba_error *error)
+{
+    memset(backend, 0, sizeof *backend);
+    backend->memory = memory;
+    hymba_status status = hy_plugin_open(memory, index, compute, &backend->plugin, error);
+    if (status != HYMBA_OK)
+        return status;
+    backend->device = backend->plugin->label;
+    backend->name = backend->plugin->info.name;
+    backend->kernels.has_bf16 = backend->plugin->info.has_bf16;
+    return hy_pool_create(memory, 1, &backend->pool, error); /* the thread that launches */
+}
+
 void hy_backend_free(struct hy_backend *backend)
 {
+    hy_plugin_close(backend->plugin);
     hy_pool_destroy(backend->pool);
     if (backend->memory) {
         hy_free(backend->memory, backend->scratch);
@@ -44,6 +57,8 @@ hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t hea
                                           size_t row_floats, size_t max_keys, hymba_error *error)
 {
     size_t floats, bytes;
+    if (backend->plugin)
+        return HYMBA_OK;
     if (!hy_add_size(max_keys, row_floats, &floats) ||
         !hy_mul_size(heads_per_kv, floats, &floats) || !hy_add_size(floats, 15, &floats))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "attention over %zu keys does not fit memory",
@@ -100,7 +115,12 @@ static void embed_work(void *argument, size_t begin, size_t end, unsigned thread
 
 void hy_backend_embed(struct hy_backend *backend, const struct hy_embed_args *args, size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->embed(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, embed_work, &call, rows, grain_for(args->table.columns), 1);
 }
 
@@ -114,7 +134,12 @@ static void rms_norm_work(void *argument, size_t begin, size_t end, unsigned thr
 void hy_backend_rms_norm(struct hy_backend *backend, const struct hy_rms_norm_args *args,
                          size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->rms_norm(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, rms_norm_work, &call, rows, grain_for(args->n), 1);
 }
 
@@ -129,7 +154,12 @@ static void matmul_work(void *argument, size_t begin, size_t end, unsigned threa
 
 void hy_backend_matmul(struct hy_backend *backend, const struct hy_matmul_args *args)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->matmul(plugin->device, args);
+        return;
+    }
     hy_pool_run(backend->pool, matmul_work, &call, args->n, grain_for(args->m * args->k),
                 LANE_ALIGN);
 }
@@ -143,7 +173,12 @@ static void round_work(void *argument, size_t begin, size_t end, unsigned thread
 
 void hy_backend_round(struct hy_backend *backend, const struct hy_round_args *args, size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->round(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4),
                 hy_max_size(args->y.block, 1));
 }
@@ -157,7 +192,12 @@ static void rope_work(void *argument, size_t begin, size_t end, unsigned thread)
 
 void hy_backend_rope(struct hy_backend *backend, const struct hy_rope_args *args, size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->rope(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, rope_work, &call, rows, grain_for(args->n_heads * args->head_size),
                 1);
 }
@@ -172,7 +212,12 @@ static void cache_rows_work(void *argument, size_t begin, size_t end, unsigned t
 void hy_backend_cache_rows(struct hy_backend *backend, const struct hy_cache_rows_args *args,
                            size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->cache_rows(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, cache_rows_work, &call, rows,
                 grain_for(args->n_heads * args->head_size), 1);
 }
@@ -187,7 +232,12 @@ static void attention_work(void *argument, size_t begin, size_t end, unsigned th
 void hy_backend_attention(struct hy_backend *backend, const struct hy_attention_args *args,
                           size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->attention(plugin->device, args, rows);
+        return;
+    }
     size_t operations =
         args->max_keys * (args->n_heads / args->n_kv_heads) * (args->qk_size + args->v_size);
     hy_pool_run(backend->pool, attention_work, &call, rows * args->n_kv_heads,
@@ -211,7 +261,12 @@ static void conv_work(void *argument, size_t begin, size_t end, unsigned thread)
 
 void hy_backend_conv(struct hy_backend *backend, const struct hy_conv_args *args)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->conv(plugin->device, args);
+        return;
+    }
     size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
     hy_pool_run(backend->pool, conv_work, &call, args->n_sequences * args->n,
                 grain_for(rows * (args->width + 8)), LANE_ALIGN);
@@ -226,7 +281,12 @@ static void scan_work(void *argument, size_t begin, size_t end, unsigned thread)
 
 void hy_backend_scan(struct hy_backend *backend, const struct hy_scan_args *args)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->scan(plugin->device, args);
+        return;
+    }
     size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
     hy_pool_run(backend->pool, scan_work, &call, args->n_sequences * args->n,
                 grain_for(rows * args->state_size * 8), LANE_ALIGN);
@@ -241,7 +301,12 @@ static void fuse_work(void *argument, size_t begin, size_t end, unsigned thread)
 
 void hy_backend_fuse(struct hy_backend *backend, const struct hy_fuse_args *args, size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->fuse(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, fuse_work, &call, rows, grain_for(args->n * 4), 1);
 }
 
@@ -254,6 +319,11 @@ static void swiglu_work(void *argument, size_t begin, size_t end, unsigned threa
 
 void hy_backend_swiglu(struct hy_backend *backend, const struct hy_swiglu_args *args, size_t rows)
 {
+    const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
+    if (plugin) {
+        plugin->ops->swiglu(plugin->device, args, rows);
+        return;
+    }
     hy_pool_run(backend->pool, swiglu_work, &call, rows, grain_for(args->n * 8), 1);
 }

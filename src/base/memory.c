@@ -86,6 +86,16 @@ static bool count_up(struct hy_memory *memory, size_t size)
     return true;
 }
 
+bool hy_memory_charge(struct hy_memory *memory, size_t bytes)
+{
+    return count_up(memory, bytes);
+}
+
+void hy_memory_discharge(struct hy_memory *memory, size_t bytes)
+{
+    count_down(memory, NULL, bytes);
+}
+
 void *hy_alloc(struct hy_memory *memory, size_t size)
 {
     size_t whole;

@@ -31,6 +31,11 @@ void hy_memory_create_child(struct hy_memory *memory, struct hy_memory *parent, 
 /* A new account with the parent's hooks. */
 void hy_memory_inherit(struct hy_memory *memory, const struct hy_memory *parent);
 
+/* Puts bytes that do not come from the hooks on the account, and takes them off; false, and
+ * nothing, if a limit does not allow them. */
+bool hy_memory_charge(struct hy_memory *memory, size_t bytes);
+void hy_memory_discharge(struct hy_memory *memory, size_t bytes);
+
 /* size bytes (0 counts as 1), uninitialised; NULL if there are none. Freed by hy_free. */
 void *hy_alloc(struct hy_memory *memory, size_t size);
 

@@ -73,6 +73,7 @@ static void destroy(hymba_model *model)
     hy_tokenizer_release(model->tokenizer);
     hy_weights_free(&model->memory, &model->weights);
     hy_plan_free(&model->memory, &model->plan);
+    pthread_mutex_destroy(&model->lock);
     struct hy_memory memory = {.host = model->memory.host};
     hy_free(&memory, model);
 }
@@ -88,6 +89,11 @@ hymba_status hy_model_open(const struct hy_source *given, const hymba_model_para
     hymba_model *model = hy_alloc_zero(&memory, 1, sizeof *model);
     if (!model)
         return hy_no_memory(error, sizeof *model, "the model");
+    int code = pthread_mutex_init(&model->lock, NULL);
+    if (code != 0) {
+        hy_free(&memory, model);
+        return hy_fail_system(error, HYMBA_ERROR_THREAD, code, "a mutex cannot be created");
+    }
     atomic_init(&model->references, 1);
     hy_memory_inherit(&model->memory, &memory);
     model->memory.limit = params->memory_limit;

@@ -1,7 +1,9 @@
-/* A model: configuration, plan, weights, tokenizer. Immutable once it is open. */
+/* A model: configuration, plan, weights, tokenizer. Immutable once it is open, but for the list of
+ * the devices that have a copy of the weights. */
 #ifndef HY_MODEL_MODEL_H
 #define HY_MODEL_MODEL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "model/weights.h"
@@ -15,6 +17,8 @@ struct hymba_model {
     struct hy_weights weights;
     hymba_tokenizer *tokenizer; /* NULL: none */
     uint64_t n_parameters;
+    pthread_mutex_t lock;       /* of the next; the one thing here that changes */
+    struct hy_device_weights *device_weights;
 };
 
 /* params is complete; source's directory or files are set. */

@@ -53,7 +53,7 @@ struct hy_matrix *hy_weights_matrix(struct hy_weights *weights, enum hy_slot slo
     }
 }
 
-static float **small_of(struct hy_weights *weights, enum hy_slot slot, uint32_t index)
+float **hy_weights_small(struct hy_weights *weights, enum hy_slot slot, uint32_t index)
 {
     struct hy_layer_weights *layer = &weights->layers[index];
     switch (slot) {
@@ -232,7 +232,7 @@ static hymba_status bind_small(struct binder *binder, enum hy_slot slot, uint32_
     if (status != HYMBA_OK)
         return status;
     binder->weights->bytes += tensor->size;
-    *small_of(binder->weights, slot, layer) = binder->next_small;
+    *hy_weights_small(binder->weights, slot, layer) = binder->next_small;
     convert_small(tensor, slot, info, binder->next_small);
     binder->next_small += padded(info->n_elements);
     return HYMBA_OK;

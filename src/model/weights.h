@@ -50,6 +50,9 @@ const struct hy_tensor *hy_weights_find(const struct hy_weights *weights, const 
 struct hy_matrix *hy_weights_matrix(struct hy_weights *weights, enum hy_slot slot,
                                     uint32_t layer);
 
+/* Where the pointer to a small tensor stands, for a slot that holds no matrix. */
+float **hy_weights_small(struct hy_weights *weights, enum hy_slot slot, uint32_t layer);
+
 /* What lies at data will not be read again soon. */
 void hy_weights_forget(const struct hy_weights *weights, const void *data, size_t size);
 

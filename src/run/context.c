@@ -114,6 +114,54 @@ static int resolve_compute(const hymba_context_params *params, const struct hy_w
                                                                              : HYMBA_COMPUTE_F32;
 }
 
+static hymba_status open_cpu(hymba_context *context, const hymba_context_params *params,
+                             hymba_error *error)
+{
+    hymba_status status = hy_backend_init(&context->backend, &context->memory, params->cpu,
+                                          params->n_threads, params->executor, error);
+    context->weights = &context->model->weights;
+    context->compute = resolve_compute(params, context->weights, &context->backend.kernels);
+    return status;
+}
+
+/* bf16 products want weights of 16 bits and a device that has units for them; that is known only
+ * once it is open. */
+static hymba_status open_device(hymba_context *context, const hymba_context_params *params,
+                                int index, hymba_error *error)
+{
+    hymba_model *model = context->model;
+    bool narrow = model->weights.embedding.dtype != HYMBA_DTYPE_F32, asked = params->compute != 0;
+    int compute = asked ? params->compute : narrow ? HYMBA_COMPUTE_BF16 : HYMBA_COMPUTE_F32;
+    if (compute == HYMBA_COMPUTE_INT8)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                       "compute: cuda:%d computes in f32 and bf16, not in int8", index);
+    hymba_status status =
+        hy_backend_open(&context->backend, &context->memory, index, compute, error);
+    if (status == HYMBA_OK)
+        status = hy_device_weights_get(model, &context->memory, index, &context->device_weights,
+                                       error);
+    if (status != HYMBA_OK)
+        return status;
+    context->weights = &context->device_weights->weights;
+    context->compute = asked || context->backend.kernels.has_bf16 ? compute : HYMBA_COMPUTE_F32;
+    context->lists.plugin = context->backend.plugin;
+    return HYMBA_OK;
+}
+
+static hymba_status open_backend(hymba_context *context, const hymba_context_params *params,
+                                 hymba_error *error)
+{
+    int index;
+    switch (hy_device_parse(params->device, &index)) {
+    case HY_DEVICE_CPU:
+        return open_cpu(context, params, error);
+    case HY_DEVICE_CUDA:
+        return open_device(context, params, index, error);
+    default:
+        return hy_device_refuse(params->device, error);
+    }
+}
+
 static void destroy(hymba_context *context)
 {
     struct hy_memory *memory = &context->memory;
@@ -122,6 +170,7 @@ static void destroy(hymba_context *context)
     hy_meta_state_release(context->meta);
     hy_workspace_free(memory, &context->workspace);
     hy_layout_free(memory, &context->layout);
+    hy_device_weights_release(context->model, context->device_weights);
     hy_backend_free(&context->backend);
     hy_model_release(context->model);
     struct hy_memory own = {.host = memory->host};
@@ -133,20 +182,18 @@ static hymba_status build(hymba_context *context, const hymba_context_params *pa
 {
     const struct hy_plan *plan = &context->model->plan;
     struct hy_layout_params layout = layout_params(params);
-    hymba_status status = hy_backend_init(&context->backend, &context->memory, params->device,
-                                          params->cpu, params->n_threads, params->executor,
-                                          error);
-    context->compute = resolve_compute(params, &context->model->weights,
-                                       &context->backend.kernels);
+    hymba_status status = open_backend(context, params, error);
     if (status == HYMBA_OK && context->model->weights.quantised)
         status = hy_backend_reserve_matmul(&context->backend, hy_plan_max_columns(plan), error);
     if (status == HYMBA_OK)
         status = hy_layout_create(&context->memory, plan, &layout, &context->layout, error);
     if (status == HYMBA_OK)
-        status = hy_workspace_create(&context->memory, plan, &context->layout, layout.step_rows,
-                                     &context->workspace, error);
+        status = hy_workspace_create(&context->memory, context->backend.plugin, plan,
+                                     &context->layout, layout.step_rows, &context->workspace,
+                                     error);
     if (status == HYMBA_OK)
-        status = hy_meta_state_create(&context->memory, &context->layout, &context->meta, error);
+        status = hy_meta_state_create(&context->memory, context->backend.plugin,
+                                      &context->layout, &context->meta, error);
     if (status == HYMBA_OK)
         status = create_frequencies(context, error);
     return status;
@@ -179,7 +226,7 @@ hymba_status hy_context_create(hymba_model *model, const hymba_context_params *p
     }
     hy_log(&context->memory, HYMBA_LOG_INFO,
            "context: device %s, %s kernels, %s arithmetic, %u threads",
-           context->backend.device, context->backend.kernels.name,
+           context->backend.device, context->backend.name,
            hy_compute_name(context->compute), hy_pool_threads(context->backend.pool));
     *out = context;
     return HYMBA_OK;
@@ -202,7 +249,10 @@ hymba_status hy_context_enter(hymba_context *context, hymba_error *error)
     if (atomic_exchange(&context->busy, true))
         return hy_fail(error, HYMBA_ERROR_BUSY, "another call is running on this context");
     atomic_store(&context->cancel, false);
-    return HYMBA_OK;
+    hymba_status status = hy_plugin_check(context->backend.plugin, error);
+    if (status != HYMBA_OK)
+        hy_context_leave(context);
+    return status;
 }
 
 void hy_context_leave(hymba_context *context)
@@ -255,16 +305,19 @@ hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
 }
 
 /*
- * Adds the parts of the working memory that are not in hy_workspace: the recurrent states behind
- * the meta tokens, those of a sequence while it runs and those it will keep for going back, what
- * the rings held before a call of several steps, and the attention scores of all threads.
+ * Adds the parts of the working memory that are not in hy_workspace: the context's record, the
+ * recurrent states behind the meta tokens, those of a sequence while it runs and those it will keep
+ * for going back, what the rings held before a call of several steps, and the attention scores of
+ * all threads.
  */
 static hymba_status add_other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
                                     const hymba_context_params *params, uint64_t n_tokens,
                                     uint64_t *bytes, hymba_error *error)
 {
     const struct hy_config *config = &model->plan.config;
-    size_t threads = resolve_threads(params);
+    int index;
+    bool device = hy_device_parse(params->device, &index) == HY_DEVICE_CUDA;
+    size_t threads = device ? 0 : resolve_threads(params); /* a device keeps no scores */
     size_t group = config->n_heads / config->n_kv_heads, keys = 0;
     uint64_t kept = n_tokens > 0 ? n_tokens - 1 : 0; /* of one call; the last state is no extra */
     uint64_t undo = n_tokens > layout->step_rows ? layout->ring_bytes : 0, states, scores;
@@ -277,6 +330,7 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
     if (!hy_mul_u64(1 + kept, hy_layout_recurrent_floats(layout) * sizeof(float), &states) ||
         !hy_mul_u64(keys, threads * group * sizeof(float), &scores) ||
         !hy_add_u64(*bytes, layout->meta_bytes - layout->meta_kv_bytes, bytes) ||
+        !hy_add_u64(*bytes, sizeof(struct hymba_context), bytes) ||
         !hy_add_u64(*bytes, undo, bytes) || !hy_add_u64(*bytes, states, bytes) ||
         !hy_add_u64(*bytes, scores, bytes))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "a context's memory does not fit 64 bits");
@@ -290,6 +344,7 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
     struct hy_state_layout layout;
     struct hy_memory memory;
     size_t bytes = 0;
+    int index;
     hymba_status status = check_params(params, error);
     if (status != HYMBA_OK)
         return status;
@@ -302,6 +357,10 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
         status = hy_workspace_bytes(&model->plan, &layout, wanted.step_rows, &bytes, error);
     info->weight_bytes = model->weights.bytes;
     info->workspace_bytes = bytes;
+    if (hy_device_parse(params->device, &index) == HY_DEVICE_CUDA) {
+        info->weight_bytes += hy_device_weights_bytes(model);
+        info->workspace_bytes += hy_workspace_staging_bytes(&model->plan, wanted.step_rows);
+    }
     if (status == HYMBA_OK)
         status = add_other_bytes(model, &layout, params, info->n_tokens, &info->workspace_bytes,
                                  error);

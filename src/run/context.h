@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 #include "backend/backend.h"
-#include "model/model.h"
+#include "model/device_weights.h"
 #include "run/probe.h"
 #include "run/step_lists.h"
 #include "run/workspace.h"
@@ -16,6 +16,8 @@ struct hymba_context {
     _Atomic bool cancel;
     struct hy_memory memory;
     hymba_model *model;
+    const struct hy_weights *weights; /* where the context computes: the model's, or a copy */
+    struct hy_device_weights *device_weights; /* that copy; NULL: the CPU */
     struct hy_backend backend;
     struct hy_state_layout layout;
     struct hy_workspace workspace;
@@ -33,7 +35,7 @@ hymba_status hy_context_create(hymba_model *model, const hymba_context_params *p
 hymba_context *hy_context_retain(hymba_context *context);
 void hy_context_release(hymba_context *context);
 
-/* Marks the context as running a call; BUSY if it already does. */
+/* Marks the context as running a call; BUSY if it already does, DEVICE if its device has failed. */
 hymba_status hy_context_enter(hymba_context *context, hymba_error *error);
 void hy_context_leave(hymba_context *context);
 

@@ -278,16 +278,20 @@ struct logits_block {
     size_t tokens[HY_LOGITS_ROWS];
 };
 
-static void flush_logits(struct call *call, struct logits_block *block)
+static hymba_status flush_logits(struct call *call, struct logits_block *block,
+                                 hymba_error *error)
 {
     size_t vocabulary = call->context->model->plan.config.vocabulary_size;
     if (block->n == 0)
-        return;
-    hy_forward_logits(call->context, block->rows, block->n);
+        return HYMBA_OK;
+    hymba_status status = hy_forward_logits(call->context, block->rows, block->n, error);
+    if (status != HYMBA_OK)
+        return status;
     for (size_t i = 0; i < block->n; i++)
         deliver(call, block->items[i], block->tokens[i],
-                call->context->workspace.logits + i * vocabulary);
+                call->context->workspace.host_logits + i * vocabulary);
     block->n = 0;
+    return HYMBA_OK;
 }
 
 static hymba_status compute_logits(struct call *call, size_t n, hymba_error *error)
@@ -307,13 +311,14 @@ static hymba_status compute_logits(struct call *call, size_t n, hymba_error *err
             if (block.n < HY_LOGITS_ROWS)
                 continue;
             hymba_status status = hy_context_check_cancel(call->context, error);
+            if (status == HYMBA_OK)
+                status = flush_logits(call, &block, error);
             if (status != HYMBA_OK)
                 return status;
-            flush_logits(call, &block);
         }
     }
-    flush_logits(call, &block);
-    return hy_context_check_cancel(call->context, error);
+    hymba_status status = flush_logits(call, &block, error);
+    return status == HYMBA_OK ? hy_context_check_cancel(call->context, error) : status;
 }
 
 /* A snapshot of a sequence whose recurrent state is still in its working copy. */
@@ -362,6 +367,8 @@ static hymba_status run_steps(struct call *call, hymba_error *error)
         hymba_status status = hy_forward(context, context->lists.sequences, n, error);
         if (status == HYMBA_OK)
             status = compute_logits(call, n, error);
+        if (status == HYMBA_OK) /* before anything of a session changes */
+            status = hy_store_finish(context->backend.plugin, error);
         done += last->row + last->n_rows;
         if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
             status = hy_progress(&context->memory, HYMBA_PHASE_PREFILL, done, call->total_tokens,
@@ -486,6 +493,8 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
             .segment = {0, hy_min_size(n_meta - (size_t)state.position, context->workspace.rows)},
         };
         status = hy_forward(context, &sequence, 1, error);
+        if (status == HYMBA_OK)
+            status = hy_store_finish(context->backend.plugin, error);
         if (status != HYMBA_OK)
             return status;
         hy_state_append(&state, context->workspace.step_kv, 0, sequence.segment.n_rows);
@@ -494,5 +503,5 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
             return status;
     }
     hy_state_store_recurrent(&state, context->lists.recurrent);
-    return HYMBA_OK;
+    return hy_store_finish(context->backend.plugin, error);
 }

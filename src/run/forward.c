@@ -102,18 +102,26 @@ static void multiply(const struct pass *pass, const float *x, size_t x_stride,
     multiply_rounded(pass, x, x_stride, &rounded, w, bias, accumulate, y);
 }
 
+/* What the host wrote, to where the step computes. */
+static void upload(const struct pass *pass, void *to, const void *host, size_t bytes)
+{
+    if (pass->backend->plugin)
+        hy_store_put(pass->backend->plugin, to, host, bytes);
+}
+
 /* Section 3, step 1: embedding rows, or the meta tokens' own rows. */
 static void embed(const struct pass *pass)
 {
-    const struct hy_weights *weights = &pass->context->model->weights;
+    const struct hy_weights *weights = pass->context->weights;
     bool meta = pass->sequences[0].state->is_meta;
     const struct hy_matrix *table = meta ? &weights->meta : &weights->embedding;
     for (size_t i = 0; i < pass->n_sequences; i++) {
         const struct hy_step_sequence *sequence = &pass->sequences[i];
         for (size_t t = 0; t < sequence->segment.n_rows; t++)
-            pass->work->ids[sequence->segment.row + t] =
+            pass->work->host_ids[sequence->segment.row + t] =
                 meta ? (int32_t)(sequence->state->position + t) : sequence->ids[t];
     }
+    upload(pass, pass->work->ids, pass->work->host_ids, pass->rows * sizeof *pass->work->ids);
     struct hy_embed_args args = {
         .ids = pass->work->ids,
         .table = *table,
@@ -135,11 +143,14 @@ static void fill_angles(const struct pass *pass)
             size_t row = sequence->segment.row + t;
             for (size_t j = 0; j < half; j++) {
                 double angle = position * pass->context->inverse_frequency[j];
-                pass->work->cosine[row * half + j] = (float)cos(angle);
-                pass->work->sine[row * half + j] = (float)sin(angle);
+                pass->work->host_cosine[row * half + j] = (float)cos(angle);
+                pass->work->host_sine[row * half + j] = (float)sin(angle);
             }
         }
     }
+    size_t bytes = pass->rows * half * sizeof(float);
+    upload(pass, pass->work->cosine, pass->work->host_cosine, bytes);
+    upload(pass, pass->work->sine, pass->work->host_sine, bytes);
 }
 
 static void rotate(const struct pass *pass, float *x, size_t stride, size_t n_heads)
@@ -295,15 +306,15 @@ static void keep_states(const struct pass *pass, size_t wave, size_t offset, siz
     for (size_t i = 0; i < pass->n_sequences; i++) {
         const struct hy_step_sequence *sequence = &pass->sequences[i];
         if (sequence->keep_begin + wave < sequence->keep_end)
-            memcpy(sequence->kept + wave * whole + offset, sequence->recurrent + offset,
-                   floats * sizeof(float));
+            hy_store_copy(pass->backend->plugin, sequence->kept + wave * whole + offset,
+                          sequence->recurrent + offset, floats * sizeof(float));
     }
 }
 
 static void convolve(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     const struct hy_state_layout *layout = &pass->context->layout;
     struct hy_conv_args args = {
         .x = pass->work->proj + layer->x_row,
@@ -325,7 +336,7 @@ static void convolve(const struct pass *pass, uint32_t index)
 /* Section 4b, up to the scan's inputs: convolution, then dt, B and C with their norms. */
 static void prepare_scan(const struct pass *pass, uint32_t index)
 {
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
     size_t rank = config->dt_rank, n = config->state_size, stride = rank + 2 * n;
@@ -341,7 +352,7 @@ static void prepare_scan(const struct pass *pass, uint32_t index)
 static void scan(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     const struct hy_state_layout *layout = &pass->context->layout;
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
@@ -375,7 +386,7 @@ static void scan(const struct pass *pass, uint32_t index)
 /* The norms apart, for an observer only: the fused buffer is free until fuse() fills it. */
 static void probe_streams(const struct pass *pass, uint32_t index)
 {
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t n = pass->config->inner_size;
     if (!pass->context->probe.function)
         return;
@@ -399,7 +410,7 @@ static const float *single_stream(const struct pass *pass, uint32_t index)
 static const float *fuse(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t n = pass->config->inner_size;
     if (layer->fusion == HYMBA_FUSION_NONE)
         return single_stream(pass, index);
@@ -424,7 +435,7 @@ static const float *fuse(const struct pass *pass, uint32_t index)
 static void run_mixer(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t hidden = pass->config->hidden_size;
     struct hy_workspace *work = pass->work;
     norm(pass, work->x, hidden, weights->input_norm, hidden, work->u, hidden);
@@ -442,7 +453,7 @@ static void run_mixer(const struct pass *pass, uint32_t index)
 /* Section 3: down(silu(gate(u)) * up(u)), added to the residual stream. */
 static void run_ffn(const struct pass *pass, uint32_t index)
 {
-    const struct hy_layer_weights *weights = &pass->context->model->weights.layers[index];
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t hidden = pass->config->hidden_size, n = pass->config->intermediate_size;
     struct hy_workspace *work = pass->work;
     norm(pass, work->x, hidden, weights->ffn_norm, hidden, work->u, hidden);
@@ -480,6 +491,10 @@ hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *s
         .n_sequences = n,
         .rows = last->row + last->n_rows,
     };
+    if (context->probe.function && pass.backend->plugin)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                       "activations in the memory of %s cannot be observed",
+                       pass.backend->device);
     embed(&pass);
     fill_angles(&pass);
     for (uint32_t i = 0; i < pass.config->n_layers; i++) {
@@ -496,22 +511,32 @@ hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *s
     return hy_context_check_cancel(context, error); /* during the last one */
 }
 
-void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n)
+hymba_status hy_forward_logits(hymba_context *context, const size_t *rows, size_t n,
+                               hymba_error *error)
 {
-    const struct hy_weights *weights = &context->model->weights;
-    size_t hidden = context->model->plan.config.hidden_size;
+    const struct hy_weights *weights = context->weights;
+    const struct hy_config *config = &context->model->plan.config;
+    size_t hidden = config->hidden_size;
     struct hy_workspace *work = &context->workspace;
     struct pass pass = {
         .context = context,
         .backend = &context->backend,
-        .config = &context->model->plan.config,
+        .config = config,
         .work = work,
-        .rows = 1,
     };
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i += pass.rows) { /* neighbours together */
+        pass.rows = 1;
+        while (i + pass.rows < n && rows[i + pass.rows] == rows[i] + pass.rows)
+            pass.rows++;
         norm(&pass, work->x + rows[i] * hidden, hidden, weights->final_norm, hidden,
              work->u + i * hidden, hidden);
+    }
     pass.rows = n;
     probe(&pass, HY_PROBE_FINAL_NORM, -1, work->u, hidden, hidden);
     multiply(&pass, work->u, hidden, &weights->head, NULL, false, work->logits);
+    if (!context->backend.plugin)
+        return HYMBA_OK;
+    hy_store_get(context->backend.plugin, work->host_logits, work->logits,
+                 n * config->vocabulary_size * sizeof *work->logits);
+    return hy_store_finish(context->backend.plugin, error);
 }

@@ -26,8 +26,10 @@ hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *s
                         hymba_error *error);
 
 /*
- * Final norm and logits of n <= HY_LOGITS_ROWS rows of workspace.x, into workspace.logits.
+ * Final norm and logits of n <= HY_LOGITS_ROWS rows of workspace.x, into workspace.host_logits. A
+ * plug-in's device has then done all that was queued.
  */
-void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n);
+hymba_status hy_forward_logits(hymba_context *context, const size_t *rows, size_t n,
+                               hymba_error *error);
 
 #endif

@@ -15,6 +15,7 @@ struct loader {
     struct hy_saved_blocks table;
     struct hy_meta_state *meta;
     hymba_session *session;
+    unsigned char *staging; /* [2][HY_SAVED_PIECE] with a plug-in's device */
 };
 
 static hymba_status wrong(const struct loader *loader, const char *what, uint64_t found,
@@ -42,9 +43,34 @@ static hymba_status take(struct loader *loader, void *data, size_t size, hymba_e
     return status == HYMBA_OK ? hy_container_take(&loader->reader, data, size, error) : status;
 }
 
-/* Takes a chunk of exactly that size. */
-static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, size_t size,
-                               hymba_error *error)
+/* A part that is to lie where the context computes. equal: NULL, or bytes there that are compared
+ * with it; *same becomes false if they differ. */
+static hymba_status take_stored(struct loader *loader, unsigned char *data, size_t size,
+                                const unsigned char *equal, bool *same, hymba_error *error)
+{
+    struct hy_plugin *plugin = loader->context->backend.plugin;
+    unsigned char *other = loader->staging ? loader->staging + HY_SAVED_PIECE : NULL;
+    hymba_status status = plugin ? HYMBA_OK : take(loader, data, size, error);
+    if (status == HYMBA_OK && !plugin && equal && memcmp(data, equal, size) != 0)
+        *same = false;
+    for (size_t done = 0, piece; plugin && status == HYMBA_OK && done < size; done += piece) {
+        piece = hy_min_size(size - done, HY_SAVED_PIECE);
+        status = take(loader, loader->staging, piece, error);
+        if (status != HYMBA_OK)
+            return status;
+        hy_store_put(plugin, data + done, loader->staging, piece);
+        if (equal)
+            hy_store_get(plugin, other, equal + done, piece);
+        status = hy_store_finish(plugin, error);
+        if (equal && memcmp(loader->staging, other, piece) != 0)
+            *same = false;
+    }
+    return status;
+}
+
+/* The beginning of a chunk of exactly that size. */
+static hymba_status expect_chunk(struct loader *loader, uint32_t tag, size_t size,
+                                 hymba_error *error)
 {
     uint64_t found;
     hymba_status status = hy_container_expect(&loader->reader, tag, &found, error);
@@ -52,6 +78,14 @@ static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, 
         status = hy_fail(error, HYMBA_ERROR_FORMAT,
                          "%s: chunk %.4s: found %llu bytes, expected %zu", loader->reader.name,
                          (const char *)&tag, (unsigned long long)found, size);
+    return status;
+}
+
+/* Takes a chunk of exactly that size. */
+static hymba_status take_chunk(struct loader *loader, uint32_t tag, void *data, size_t size,
+                               hymba_error *error)
+{
+    hymba_status status = expect_chunk(loader, tag, size, error);
     return status == HYMBA_OK ? take(loader, data, size, error) : status;
 }
 
@@ -150,11 +184,15 @@ static hymba_status take_meta(struct loader *loader, hymba_error *error)
     hymba_context *context = loader->context;
     size_t size = loader->layout->meta_bytes;
     hymba_status status =
-        hy_meta_state_create(&context->memory, loader->layout, &loader->meta, error);
+        hy_meta_state_create(&context->memory, context->backend.plugin, loader->layout,
+                             &loader->meta, error);
+    bool same = context->meta_ready;
     if (status == HYMBA_OK)
-        status = take_chunk(loader, HY_TAG_META, loader->meta->data, size, error);
-    if (status == HYMBA_OK && context->meta_ready &&
-        memcmp(loader->meta->data, context->meta->data, size) == 0) {
+        status = expect_chunk(loader, HY_TAG_META, size, error);
+    if (status == HYMBA_OK)
+        status = take_stored(loader, loader->meta->data, size, same ? context->meta->data : NULL,
+                             &same, error);
+    if (status == HYMBA_OK && same) {
         hy_meta_state_release(loader->meta);
         loader->meta = hy_meta_state_retain(context->meta);
     }
@@ -175,11 +213,12 @@ static hymba_status take_blocks(struct loader *loader, hymba_error *error)
     if (!loader->table.blocks)
         return hy_no_memory(error, n * sizeof *loader->table.blocks, "the list of blocks");
     while (status == HYMBA_OK && loader->table.count < n) {
-        struct hy_block *block = hy_block_create(&loader->context->memory, bytes);
+        struct hy_block *block =
+            hy_block_create(&loader->context->memory, loader->context->backend.plugin, bytes);
         if (!block)
             return hy_no_memory(error, bytes, "a block of keys and values");
         loader->table.blocks[loader->table.count++] = block;
-        status = take(loader, block->data, bytes, error);
+        status = take_stored(loader, block->data, bytes, NULL, NULL, error);
     }
     return status;
 }
@@ -266,8 +305,8 @@ static hymba_status take_state(struct loader *loader, struct hy_state *state, bo
     if (status == HYMBA_OK && !snapshot && layout->rewind_tokens > 0)
         status = take_kept(loader, state, error);
     if (status == HYMBA_OK)
-        status = take(loader, state->fixed,
-                                   hy_saved_fixed_bytes(layout, snapshot), error);
+        status = take_stored(loader, state->fixed, hy_saved_fixed_bytes(layout, snapshot), NULL,
+                             NULL, error);
     return status;
 }
 
@@ -400,11 +439,17 @@ static hymba_status load(hymba_context *context, const char *name, const void *d
     struct loader loader = {.context = context, .layout = &context->layout};
     hymba_status status =
         hy_container_open(&context->memory, name, data, size, &loader.reader, error);
+    if (status == HYMBA_OK && context->backend.plugin) {
+        loader.staging = hy_alloc(&context->memory, 2 * HY_SAVED_PIECE);
+        if (!loader.staging)
+            status = hy_no_memory(error, 2 * HY_SAVED_PIECE, "copying a session");
+    }
     if (status == HYMBA_OK)
         status = take_all(&loader, params, sampler, error);
     for (size_t i = 0; i < loader.table.count; i++)
         hy_block_release(loader.table.blocks[i]);
     hy_free(&context->memory, loader.table.blocks);
+    hy_free(&context->memory, loader.staging);
     hy_meta_state_release(loader.meta);
     hy_container_reader_free(&loader.reader);
     if (status != HYMBA_OK) {

@@ -84,6 +84,9 @@ hymba_status hy_context_measure_products(hymba_context *context, double *rate, h
     size_t columns = COLUMNS_PER_THREAD * (size_t)hy_pool_threads(context->backend.pool);
     struct operands operands = {0};
     double seconds = 0;
+    if (context->backend.plugin)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "products on %s cannot be measured",
+                       context->backend.device);
     hymba_status status = allocate(&context->memory, columns, &operands, error);
     if (status != HYMBA_OK)
         return status;

@@ -36,6 +36,7 @@ struct saver {
     const struct hy_state_layout *layout;
     struct hy_container_writer writer;
     struct hy_saved_blocks table;
+    unsigned char *staging; /* [HY_SAVED_PIECE] with a plug-in's device */
 };
 
 static size_t used_blocks(const struct saver *saver, const struct hy_state *state)
@@ -82,6 +83,24 @@ static hymba_status put(struct saver *saver, const void *data, size_t size, hymb
     return status == HYMBA_OK ? hy_container_put(&saver->writer, data, size, error) : status;
 }
 
+/* A part that lies where the context computes. */
+static hymba_status put_stored(struct saver *saver, const unsigned char *data, size_t size,
+                               hymba_error *error)
+{
+    struct hy_plugin *plugin = saver->session->context->backend.plugin;
+    hymba_status status = HYMBA_OK;
+    if (!plugin)
+        return put(saver, data, size, error);
+    for (size_t done = 0, piece; status == HYMBA_OK && done < size; done += piece) {
+        piece = hy_min_size(size - done, HY_SAVED_PIECE);
+        hy_store_get(plugin, saver->staging, data + done, piece);
+        status = hy_store_finish(plugin, error);
+        if (status == HYMBA_OK)
+            status = put(saver, saver->staging, piece, error);
+    }
+    return status;
+}
+
 static hymba_status put_chunk(struct saver *saver, uint32_t tag, const void *data, size_t size,
                               hymba_error *error)
 {
@@ -111,7 +130,7 @@ static hymba_status put_blocks(struct saver *saver, hymba_error *error)
     hymba_status status = hy_container_chunk(&saver->writer, HY_TAG_BLOCKS,
                                              (uint64_t)saver->table.count * bytes, error);
     for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++)
-        status = put(saver, saver->table.blocks[i]->data, bytes, error);
+        status = put_stored(saver, saver->table.blocks[i]->data, bytes, error);
     return status;
 }
 
@@ -144,7 +163,8 @@ static hymba_status put_state(struct saver *saver, const struct hy_state *state,
     if (status == HYMBA_OK && kept > 0)
         status = put(saver, state->kept, kept * sizeof *state->kept, error);
     if (status == HYMBA_OK)
-        status = put(saver, state->fixed, hy_saved_fixed_bytes(layout, snapshot != NULL), error);
+        status = put_stored(saver, state->fixed, hy_saved_fixed_bytes(layout, snapshot != NULL),
+                            error);
     return status;
 }
 
@@ -191,8 +211,9 @@ static hymba_status put_all(struct saver *saver, const hymba_sampler *sampler, h
         status = put_chunk(saver, HY_TAG_TOKENS, session->tokens,
                            session->n_tokens * sizeof *session->tokens, error);
     if (status == HYMBA_OK)
-        status = put_chunk(saver, HY_TAG_META, session->state.meta->data, saver->layout->meta_bytes,
-                           error);
+        status = hy_container_chunk(&saver->writer, HY_TAG_META, saver->layout->meta_bytes, error);
+    if (status == HYMBA_OK)
+        status = put_stored(saver, session->state.meta->data, saver->layout->meta_bytes, error);
     if (status == HYMBA_OK)
         status = put_blocks(saver, error);
     if (status == HYMBA_OK)
@@ -212,6 +233,11 @@ hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *
 {
     struct saver saver = {.session = session, .layout = session->state.layout};
     hymba_status status = list_blocks(&saver, error);
+    if (status == HYMBA_OK && session->context->backend.plugin) {
+        saver.staging = hy_alloc(session->memory, HY_SAVED_PIECE);
+        if (!saver.staging)
+            status = hy_no_memory(error, HY_SAVED_PIECE, "copying a session");
+    }
     if (status == HYMBA_OK)
         status = hy_container_begin(session->memory, write, user, &saver.writer, error);
     if (status == HYMBA_OK) {
@@ -219,6 +245,7 @@ hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *
         hy_container_writer_free(&saver.writer);
     }
     hy_free(session->memory, saver.table.blocks);
+    hy_free(session->memory, saver.staging);
     info->reused_tokens = session->n_tokens;
     info->copied_bytes = saver.writer.written;
     return status;

@@ -53,6 +53,9 @@ static inline size_t hy_saved_fixed_bytes(const struct hy_state_layout *layout, 
     return snapshot ? layout->history_offset : layout->fixed_bytes;
 }
 
+/* What lies in a device's memory is copied by way of the host's, so many bytes at a time. */
+enum { HY_SAVED_PIECE = 1 << 20 };
+
 /* The blocks of a session and its snapshots, each once. */
 struct hy_saved_blocks {
     struct hy_block **blocks;

@@ -35,16 +35,17 @@ hymba_status hy_step_lists_reserve_sequences(struct hy_memory *memory, struct hy
 
 /* A buffer that only grows; its content is not kept. One of nothing is a block too, not NULL, so
  * that offsets may be added to it. */
-static hymba_status reserve_buffer(struct hy_memory *memory, void **buffer, size_t *capacity,
-                                   size_t count, size_t size, const char *what,
-                                   hymba_error *error)
+static hymba_status reserve_buffer(struct hy_memory *memory, struct hy_plugin *plugin,
+                                   void **buffer, size_t *capacity, size_t count, size_t size,
+                                   const char *what, hymba_error *error)
 {
+    size_t bytes;
     if (*buffer && count <= *capacity)
         return HYMBA_OK;
-    void *grown = hy_alloc_array(memory, count, size);
+    void *grown = hy_mul_size(count, size, &bytes) ? hy_store_alloc(memory, plugin, bytes) : NULL;
     if (!grown)
         return hy_no_memory(error, count * size, what);
-    hy_free(memory, *buffer);
+    hy_store_free(memory, plugin, *buffer, *capacity * size);
     *buffer = grown;
     *capacity = count;
     return HYMBA_OK;
@@ -54,7 +55,7 @@ hymba_status hy_step_lists_reserve_items(struct hy_memory *memory, struct hy_ste
                                          size_t n, hymba_error *error)
 {
     void *buffer = lists->items;
-    hymba_status status = reserve_buffer(memory, &buffer, &lists->item_capacity, n,
+    hymba_status status = reserve_buffer(memory, NULL, &buffer, &lists->item_capacity, n,
                                          sizeof *lists->items, "the items of a batch", error);
     lists->items = buffer;
     return status;
@@ -64,22 +65,23 @@ hymba_status hy_step_lists_reserve_spans(struct hy_memory *memory, struct hy_ste
                                          size_t n, hymba_error *error)
 {
     void *buffer = lists->spans;
-    hymba_status status = reserve_buffer(memory, &buffer, &lists->span_capacity, n,
+    hymba_status status = reserve_buffer(memory, NULL, &buffer, &lists->span_capacity, n,
                                          sizeof *lists->spans, "the list of key spans", error);
     lists->spans = buffer;
     return status;
 }
 
 /* n states of so many floats each. */
-static hymba_status reserve_states(struct hy_memory *memory, float **states, size_t *capacity,
-                                   size_t n, size_t floats, const char *what, hymba_error *error)
+static hymba_status reserve_states(struct hy_memory *memory, struct hy_plugin *plugin,
+                                   float **states, size_t *capacity, size_t n, size_t floats,
+                                   const char *what, hymba_error *error)
 {
     size_t total;
     void *buffer = *states;
     if (!hy_mul_size(n, floats, &total))
         return hy_no_memory(error, SIZE_MAX, what);
     hymba_status status =
-        reserve_buffer(memory, &buffer, capacity, total, sizeof(float), what, error);
+        reserve_buffer(memory, plugin, &buffer, capacity, total, sizeof(float), what, error);
     *states = buffer;
     return status;
 }
@@ -87,14 +89,14 @@ static hymba_status reserve_states(struct hy_memory *memory, float **states, siz
 hymba_status hy_step_lists_reserve_recurrent(struct hy_memory *memory, struct hy_step_lists *lists,
                                              size_t n, size_t floats, hymba_error *error)
 {
-    return reserve_states(memory, &lists->recurrent, &lists->recurrent_capacity, n, floats,
-                          "the working copies of recurrent states", error);
+    return reserve_states(memory, lists->plugin, &lists->recurrent, &lists->recurrent_capacity, n,
+                          floats, "the working copies of recurrent states", error);
 }
 
 hymba_status hy_step_lists_reserve_kept(struct hy_memory *memory, struct hy_step_lists *lists,
                                         size_t n, size_t floats, hymba_error *error)
 {
-    return reserve_states(memory, &lists->kept, &lists->kept_capacity, n, floats,
+    return reserve_states(memory, lists->plugin, &lists->kept, &lists->kept_capacity, n, floats,
                           "the states kept for going back", error);
 }
 
@@ -102,8 +104,8 @@ hymba_status hy_step_lists_reserve_undo(struct hy_memory *memory, struct hy_step
                                         size_t bytes, hymba_error *error)
 {
     void *buffer = lists->undo;
-    hymba_status status = reserve_buffer(memory, &buffer, &lists->undo_capacity, bytes, 1,
-                                         "the undo copy of a batch", error);
+    hymba_status status = reserve_buffer(memory, lists->plugin, &buffer, &lists->undo_capacity,
+                                         bytes, 1, "the undo copy of a batch", error);
     lists->undo = buffer;
     return status;
 }
@@ -116,8 +118,9 @@ void hy_step_lists_free(struct hy_memory *memory, struct hy_step_lists *lists)
     hy_free(memory, lists->progress);
     hy_free(memory, lists->items);
     hy_free(memory, lists->spans);
-    hy_free(memory, lists->recurrent);
-    hy_free(memory, lists->kept);
-    hy_free(memory, lists->undo);
+    hy_store_free(memory, lists->plugin, lists->recurrent,
+                  lists->recurrent_capacity * sizeof(float));
+    hy_store_free(memory, lists->plugin, lists->kept, lists->kept_capacity * sizeof(float));
+    hy_store_free(memory, lists->plugin, lists->undo, lists->undo_capacity);
     memset(lists, 0, sizeof *lists);
 }

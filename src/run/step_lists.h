@@ -21,6 +21,7 @@ struct hy_item_progress {
 };
 
 struct hy_step_lists {
+    struct hy_plugin *plugin; /* in whose memory the three copies lie; NULL: the host's */
     struct hy_attention_sequence *attention;
     struct hy_state_sequence *states;
     struct hy_step_sequence *sequences;

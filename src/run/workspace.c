@@ -67,27 +67,67 @@ hymba_status hy_workspace_bytes(const struct hy_plan *plan, const struct hy_stat
     return HYMBA_OK;
 }
 
-hymba_status hy_workspace_create(struct hy_memory *memory, const struct hy_plan *plan,
-                                 const struct hy_state_layout *layout, size_t rows,
-                                 struct hy_workspace *workspace, hymba_error *error)
+static void divide_staging(struct divider *divider, const struct hy_plan *plan,
+                           struct hy_workspace *workspace)
+{
+    size_t half = plan->config.qk_head_size / 2 + 1;
+    workspace->host_ids = take(divider, workspace->rows, 1, sizeof(int32_t));
+    workspace->host_cosine = take(divider, workspace->rows, half, sizeof(float));
+    workspace->host_sine = take(divider, workspace->rows, half, sizeof(float));
+    workspace->host_logits =
+        take(divider, HY_LOGITS_ROWS, plan->config.vocabulary_size, sizeof(float));
+}
+
+size_t hy_workspace_staging_bytes(const struct hy_plan *plan, size_t rows)
+{
+    struct divider divider = {0};
+    struct hy_workspace workspace = {.rows = rows};
+    divide_staging(&divider, plan, &workspace);
+    return divider.used;
+}
+
+static hymba_status create_staging(struct hy_memory *memory, const struct hy_plan *plan,
+                                   struct hy_workspace *workspace, hymba_error *error)
+{
+    if (!workspace->plugin) {
+        workspace->host_ids = workspace->ids;
+        workspace->host_cosine = workspace->cosine;
+        workspace->host_sine = workspace->sine;
+        workspace->host_logits = workspace->logits;
+        return HYMBA_OK;
+    }
+    size_t bytes = hy_workspace_staging_bytes(plan, workspace->rows);
+    workspace->staging = hy_alloc(memory, bytes);
+    if (!workspace->staging)
+        return hy_no_memory(error, bytes, "the host's part of the workspace");
+    struct divider divider = {.base = workspace->staging};
+    divide_staging(&divider, plan, workspace);
+    return HYMBA_OK;
+}
+
+hymba_status hy_workspace_create(struct hy_memory *memory, struct hy_plugin *plugin,
+                                 const struct hy_plan *plan, const struct hy_state_layout *layout,
+                                 size_t rows, struct hy_workspace *workspace, hymba_error *error)
 {
     memset(workspace, 0, sizeof *workspace);
     size_t bytes;
     hymba_status status = hy_workspace_bytes(plan, layout, rows, &bytes, error);
     if (status != HYMBA_OK)
         return status;
-    workspace->block = hy_alloc(memory, bytes);
+    workspace->plugin = plugin;
+    workspace->block = hy_store_alloc(memory, plugin, bytes);
     if (!workspace->block)
         return hy_no_memory(error, bytes, "the workspace");
     struct divider divider = {.base = (unsigned char *)workspace->block};
     workspace->rows = rows;
     workspace->bytes = bytes;
     divide(&divider, plan, layout, workspace);
-    return HYMBA_OK;
+    return create_staging(memory, plan, workspace, error);
 }
 
 void hy_workspace_free(struct hy_memory *memory, struct hy_workspace *workspace)
 {
-    hy_free(memory, workspace->block);
+    hy_store_free(memory, workspace->plugin, workspace->block, workspace->bytes);
+    hy_free(memory, workspace->staging);
     memset(workspace, 0, sizeof *workspace);
 }

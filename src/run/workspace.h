@@ -31,15 +31,24 @@ struct hy_workspace {
     unsigned char *step_kv; /* keys and values of the step: layout->step_bytes */
     int32_t *ids;         /* [rows] */
     size_t bytes;
+    /* Where the host writes and reads the four that it has to do with: they themselves, but with a
+     * plug-in's device a copy in the host's memory. */
+    struct hy_plugin *plugin;
+    void *staging;
+    float *host_cosine, *host_sine, *host_logits;
+    int32_t *host_ids;
 };
 
 /* Bytes of the workspace for steps of rows tokens; LIMIT if they do not fit. */
 hymba_status hy_workspace_bytes(const struct hy_plan *plan, const struct hy_state_layout *layout,
                                 size_t rows, size_t *bytes, hymba_error *error);
 
-hymba_status hy_workspace_create(struct hy_memory *memory, const struct hy_plan *plan,
-                                 const struct hy_state_layout *layout, size_t rows,
-                                 struct hy_workspace *workspace, hymba_error *error);
+/* Bytes of the host's copies for a plug-in's device; the workspace's bytes fit. */
+size_t hy_workspace_staging_bytes(const struct hy_plan *plan, size_t rows);
+
+hymba_status hy_workspace_create(struct hy_memory *memory, struct hy_plugin *plugin,
+                                 const struct hy_plan *plan, const struct hy_state_layout *layout,
+                                 size_t rows, struct hy_workspace *workspace, hymba_error *error);
 void hy_workspace_free(struct hy_memory *memory, struct hy_workspace *workspace);
 
 #endif

@@ -8,17 +8,20 @@
 
 #include <stdatomic.h>
 
-#include "base/memory.h"
+#include "backend/store.h"
 
 struct hy_block {
     _Atomic unsigned references; /* holders may be released from any thread */
     struct hy_memory *memory;
+    struct hy_plugin *plugin;    /* whose memory the data are; NULL: the host's */
+    size_t bytes;
     size_t filled;               /* rows written by anybody; changed inside the context only */
     unsigned char *data;
 };
 
-/* One reference; NULL without memory. */
-struct hy_block *hy_block_create(struct hy_memory *memory, size_t bytes);
+/* One reference, its data zero; NULL without memory. */
+struct hy_block *hy_block_create(struct hy_memory *memory, struct hy_plugin *plugin,
+                                 size_t bytes);
 struct hy_block *hy_block_retain(struct hy_block *block);
 void hy_block_release(struct hy_block *block); /* NULL is ignored */
 int hy_block_is_shared(struct hy_block *block);

@@ -94,20 +94,19 @@ size_t hy_state_spans(const struct hy_state *state, uint32_t cache_index, uint64
 }
 
 /* Copies n_rows rows of every head of a cache between two places. */
-static void copy_rows(const struct hy_state_layout *layout, const struct hy_cache_place *from,
+static void copy_rows(const struct hy_state *state, const struct hy_cache_place *from,
                       const unsigned char *source, size_t source_row,
                       const struct hy_cache_place *to, unsigned char *target, size_t target_row,
                       size_t n_rows)
 {
+    const struct hy_state_layout *layout = state->layout;
     size_t k_row = layout->k_row_bytes, v_row = layout->v_row_bytes;
-    for (size_t head = 0; head < layout->n_kv_heads; head++) {
-        memcpy(target + to->k_offset + head * to->k_head_stride + target_row * k_row,
-               source + from->k_offset + head * from->k_head_stride + source_row * k_row,
-               n_rows * k_row);
-        memcpy(target + to->v_offset + head * to->v_head_stride + target_row * v_row,
-               source + from->v_offset + head * from->v_head_stride + source_row * v_row,
-               n_rows * v_row);
-    }
+    hy_store_copy_rows(state->meta->plugin, target + to->k_offset + target_row * k_row,
+                       to->k_head_stride, source + from->k_offset + source_row * k_row,
+                       from->k_head_stride, n_rows * k_row, layout->n_kv_heads);
+    hy_store_copy_rows(state->meta->plugin, target + to->v_offset + target_row * v_row,
+                       to->v_head_stride, source + from->v_offset + source_row * v_row,
+                       from->v_head_stride, n_rows * v_row, layout->n_kv_heads);
 }
 
 static void append_to_ring(struct hy_state *state, const struct hy_cache_layout *cache,
@@ -122,10 +121,10 @@ static void append_to_ring(struct hy_state *state, const struct hy_cache_layout 
     }
     size_t slot = (size_t)(first % rows);
     size_t before_wrap = hy_min_size(n_rows, rows - slot);
-    copy_rows(state->layout, &cache->step, step, row, &cache->ring, state->fixed, slot,
+    copy_rows(state, &cache->step, step, row, &cache->ring, state->fixed, slot,
               before_wrap);
     if (n_rows > before_wrap)
-        copy_rows(state->layout, &cache->step, step, row + before_wrap, &cache->ring,
+        copy_rows(state, &cache->step, step, row + before_wrap, &cache->ring,
                   state->fixed, 0, n_rows - before_wrap);
 }
 
@@ -136,7 +135,7 @@ static void append_to_blocks(struct hy_state *state, const struct hy_cache_layou
     while (n_rows > 0) {
         size_t inside = (size_t)(token % HY_BLOCK_TOKENS);
         size_t count = hy_min_size(n_rows, HY_BLOCK_TOKENS - inside);
-        copy_rows(state->layout, &cache->step, step, row, &cache->block,
+        copy_rows(state, &cache->step, step, row, &cache->block,
                   state->blocks[token / HY_BLOCK_TOKENS - state->first_block]->data, inside,
                   count);
         row += count;
@@ -151,7 +150,7 @@ void hy_state_append(struct hy_state *state, const unsigned char *step, size_t r
     for (uint32_t i = 0; i < layout->n_caches; i++) {
         const struct hy_cache_layout *cache = &layout->caches[i];
         if (state->is_meta)
-            copy_rows(layout, &cache->step, step, row, &cache->meta, state->meta->data,
+            copy_rows(state, &cache->step, step, row, &cache->meta, state->meta->data,
                       (size_t)state->position, n_rows);
         else if (cache->full)
             append_to_blocks(state, cache, step, row, n_rows);

@@ -4,7 +4,8 @@
 
 #include "base/checked.h"
 
-hymba_status hy_meta_state_create(struct hy_memory *memory, const struct hy_state_layout *layout,
+hymba_status hy_meta_state_create(struct hy_memory *memory, struct hy_plugin *plugin,
+                                  const struct hy_state_layout *layout,
                                   struct hy_meta_state **out, hymba_error *error)
 {
     *out = NULL;
@@ -13,8 +14,9 @@ hymba_status hy_meta_state_create(struct hy_memory *memory, const struct hy_stat
         return hy_no_memory(error, sizeof *meta, "the meta tokens' state");
     atomic_init(&meta->references, 1);
     meta->memory = memory;
+    meta->plugin = plugin;
     meta->layout = layout;
-    meta->data = hy_alloc_zero(memory, hy_max_size(layout->meta_bytes, 1), 1);
+    meta->data = hy_store_alloc_zero(memory, plugin, layout->meta_bytes);
     if (!meta->data) {
         hy_free(memory, meta);
         return hy_no_memory(error, layout->meta_bytes, "the meta tokens' state");
@@ -33,7 +35,7 @@ void hy_meta_state_release(struct hy_meta_state *meta)
 {
     if (!meta || atomic_fetch_sub(&meta->references, 1) != 1)
         return;
-    hy_free(meta->memory, meta->data);
+    hy_store_free(meta->memory, meta->plugin, meta->data, meta->layout->meta_bytes);
     hy_free(meta->memory, meta);
 }
 
@@ -46,7 +48,7 @@ void hy_state_begin_meta(struct hy_state *state, struct hy_meta_state *meta)
         .fixed = meta->data,
         .full_window = UINT64_MAX,
     };
-    memset(meta->data, 0, meta->layout->meta_bytes);
+    hy_store_fill(meta->plugin, meta->data, 0, meta->layout->meta_bytes);
 }
 
 static unsigned char *recurrent_of(const struct hy_state *state)
@@ -76,7 +78,8 @@ static hymba_status create_fixed(struct hy_memory *memory, struct hy_memory *blo
         .full_window = UINT64_MAX,
         .position = layout->n_meta,
         .ring_first = layout->n_meta,
-        .fixed = hy_alloc_zero(memory, 1, layout->fixed_bytes), /* it may be saved half used */
+        /* zero: it may be saved half used */
+        .fixed = hy_store_alloc_zero(memory, meta->plugin, layout->fixed_bytes),
         .kept = hy_alloc_array(memory, layout->rewind_tokens + 1, sizeof *state->kept),
     };
     if (!state->fixed || !state->kept) {
@@ -103,7 +106,8 @@ void hy_state_free(struct hy_state *state)
         hy_block_release(state->blocks[i]);
     if (state->memory) {
         hy_free(state->memory, state->blocks);
-        hy_free(state->memory, state->fixed);
+        hy_store_free(state->memory, state->meta->plugin, state->fixed,
+                      state->layout->fixed_bytes);
         hy_free(state->memory, state->kept);
     }
     hy_meta_state_release(state->meta);
@@ -171,7 +175,8 @@ hymba_status hy_state_reserve(struct hy_state *state, uint64_t n_tokens, hymba_e
     size_t n_before = state->n_blocks;
     hymba_status status = grow_block_list(state, (size_t)n_blocks, error);
     while (status == HYMBA_OK && state->n_blocks < n_blocks) {
-        struct hy_block *block = hy_block_create(state->block_memory, block_bytes);
+        struct hy_block *block =
+            hy_block_create(state->block_memory, state->meta->plugin, block_bytes);
         if (block)
             state->blocks[state->n_blocks++] = block;
         else
@@ -191,10 +196,10 @@ static hymba_status own_current_block(struct hy_state *state, hymba_error *error
     if (!hy_block_is_shared(*place) || (*place)->filled <= row)
         return HYMBA_OK;
     size_t bytes = state->layout->block_bytes;
-    struct hy_block *own = hy_block_create(state->block_memory, bytes);
+    struct hy_block *own = hy_block_create(state->block_memory, state->meta->plugin, bytes);
     if (!own)
         return hy_no_memory(error, bytes, "a block of keys and values");
-    memcpy(own->data, (*place)->data, bytes);
+    hy_store_copy(state->meta->plugin, own->data, (*place)->data, bytes);
     own->filled = row;
     hy_block_release(*place);
     *place = own;
@@ -293,7 +298,7 @@ hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory
         to->blocks[i] = hy_block_retain(from->blocks[i]);
     to->n_blocks = n;
     copy_marks(to, from);
-    memcpy(to->fixed, from->fixed, copied_bytes(from, kept));
+    hy_store_copy(from->meta->plugin, to->fixed, from->fixed, copied_bytes(from, kept));
     if (kept)
         memcpy(to->kept, from->kept, from->layout->rewind_tokens * sizeof *to->kept);
     return HYMBA_OK;
@@ -319,7 +324,7 @@ hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *s
         state->blocks[i] = saved->blocks[i];
     state->n_blocks = n + spare;
     copy_marks(state, saved);
-    memcpy(state->fixed, saved->fixed, copied_bytes(state, false));
+    hy_store_copy(state->meta->plugin, state->fixed, saved->fixed, copied_bytes(state, false));
     forget_kept(state);
     return HYMBA_OK;
 }
@@ -327,8 +332,8 @@ hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *s
 void hy_state_reset(struct hy_state *state)
 {
     const struct hy_state_layout *layout = state->layout;
-    memcpy(recurrent_of(state), state->meta->data + layout->meta_kv_bytes,
-           layout->recurrent_bytes);
+    hy_store_copy(state->meta->plugin, recurrent_of(state),
+                  state->meta->data + layout->meta_kv_bytes, layout->recurrent_bytes);
     release_shared_tail(state, 0);
     state->first_block = 0;
     state->position = layout->n_meta;
@@ -338,32 +343,31 @@ void hy_state_reset(struct hy_state *state)
 
 /* -------------------------------------------------------- recurrent states */
 
-static void load_recurrent(const struct hy_state_layout *layout, const unsigned char *recurrent,
-                           float *working)
-{
-    size_t conv = layout->n_ssm_layers * layout->conv_elements;
-    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
-    hy_row_to_f32(recurrent, layout->state_type, working, conv);
-    hy_row_to_f32(recurrent + layout->ssm_offset, layout->state_type, working + conv, ssm);
-}
-
-static void store_recurrent(const struct hy_state_layout *layout, const float *working,
-                            unsigned char *recurrent)
-{
-    size_t conv = layout->n_ssm_layers * layout->conv_elements;
-    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
-    hy_row_from_f32(working, layout->state_type, recurrent, conv);
-    hy_row_from_f32(working + conv, layout->state_type, recurrent + layout->ssm_offset, ssm);
-}
-
 void hy_state_load_recurrent(const struct hy_state *state, float *working)
 {
-    load_recurrent(state->layout, recurrent_of(state), working);
+    const struct hy_state_layout *layout = state->layout;
+    const unsigned char *recurrent = recurrent_of(state);
+    size_t conv = layout->n_ssm_layers * layout->conv_elements;
+    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
+    hy_store_to_f32(state->meta->plugin, recurrent, layout->state_type, working, conv);
+    hy_store_to_f32(state->meta->plugin, recurrent + layout->ssm_offset, layout->state_type,
+                    working + conv, ssm);
+}
+
+static void store_recurrent(const struct hy_state *state, const float *working,
+                            unsigned char *recurrent)
+{
+    const struct hy_state_layout *layout = state->layout;
+    size_t conv = layout->n_ssm_layers * layout->conv_elements;
+    size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
+    hy_store_from_f32(state->meta->plugin, working, layout->state_type, recurrent, conv);
+    hy_store_from_f32(state->meta->plugin, working + conv, layout->state_type,
+                      recurrent + layout->ssm_offset, ssm);
 }
 
 void hy_state_store_recurrent(struct hy_state *state, const float *working)
 {
-    store_recurrent(state->layout, working, recurrent_of(state));
+    store_recurrent(state, working, recurrent_of(state));
 }
 
 /* The slot of a position among the kept states, marked as its. */
@@ -376,12 +380,13 @@ static unsigned char *kept_slot(struct hy_state *state, uint64_t position)
 
 void hy_state_keep(struct hy_state *state, uint64_t position, const float *working)
 {
-    store_recurrent(state->layout, working, kept_slot(state, position));
+    store_recurrent(state, working, kept_slot(state, position));
 }
 
 void hy_state_keep_present(struct hy_state *state, uint64_t position)
 {
-    memcpy(kept_slot(state, position), recurrent_of(state), state->layout->recurrent_bytes);
+    hy_store_copy(state->meta->plugin, kept_slot(state, position), recurrent_of(state),
+                  state->layout->recurrent_bytes);
 }
 
 bool hy_state_can_step_back(const struct hy_state *state, uint64_t position)
@@ -403,9 +408,9 @@ void hy_state_step_back(struct hy_state *state, uint64_t position)
 {
     const struct hy_state_layout *layout = state->layout;
     size_t slot = (size_t)(position % layout->rewind_tokens);
-    memcpy(recurrent_of(state),
-           state->fixed + layout->history_offset + slot * layout->recurrent_bytes,
-           layout->recurrent_bytes);
+    hy_store_copy(state->meta->plugin, recurrent_of(state),
+                  state->fixed + layout->history_offset + slot * layout->recurrent_bytes,
+                  layout->recurrent_bytes);
     for (size_t i = 0; i < layout->rewind_tokens; i++)
         if (state->kept[i] >= position)
             state->kept[i] = UINT64_MAX;
@@ -424,7 +429,7 @@ size_t hy_state_undo_bytes(const struct hy_state *state)
 
 void hy_state_save_undo(const struct hy_state *state, unsigned char *undo)
 {
-    memcpy(undo, state->fixed, hy_state_undo_bytes(state));
+    hy_store_copy(state->meta->plugin, undo, state->fixed, hy_state_undo_bytes(state));
 }
 
 void hy_state_restore_undo(struct hy_state *state, const unsigned char *undo, uint64_t position,
@@ -432,7 +437,7 @@ void hy_state_restore_undo(struct hy_state *state, const unsigned char *undo, ui
 {
     state->position = position;
     state->ring_first = ring_first;
-    memcpy(state->fixed, undo, hy_state_undo_bytes(state));
+    hy_store_copy(state->meta->plugin, state->fixed, undo, hy_state_undo_bytes(state));
     for (size_t i = 0; state->kept && i < state->layout->rewind_tokens; i++)
         if (state->kept[i] > position) /* the failed call's: other tokens may come to stand there */
             state->kept[i] = UINT64_MAX;

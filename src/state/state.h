@@ -1,6 +1,8 @@
 /*
  * The memory of one sequence, and of the meta tokens before it. Positions are absolute: the meta
- * tokens have 0 .. M-1, the first token of a session has M.
+ * tokens have 0 .. M-1, the first token of a session has M. Keys, values and recurrent states lie
+ * where the context computes, like step rows, working copies and undo copies: what is done to them
+ * is queued (backend/store.h). Lists and positions are the host's.
  */
 #ifndef HY_STATE_STATE_H
 #define HY_STATE_STATE_H
@@ -13,6 +15,8 @@
 struct hy_meta_state {
     _Atomic unsigned references;
     struct hy_memory *memory;
+    struct hy_plugin *plugin; /* in whose memory this and all sequences behind it lie; NULL: the
+                                 host's */
     const struct hy_state_layout *layout;
     unsigned char *data; /* layout->meta_bytes: keys and values, then the recurrent state */
 };
@@ -40,7 +44,8 @@ static inline uint64_t hy_state_length(const struct hy_state *state)
     return state->position - state->layout->n_meta;
 }
 
-hymba_status hy_meta_state_create(struct hy_memory *memory, const struct hy_state_layout *layout,
+hymba_status hy_meta_state_create(struct hy_memory *memory, struct hy_plugin *plugin,
+                                  const struct hy_state_layout *layout,
                                   struct hy_meta_state **meta, hymba_error *error);
 struct hy_meta_state *hy_meta_state_retain(struct hy_meta_state *meta);
 void hy_meta_state_release(struct hy_meta_state *meta); /* NULL is ignored */

@@ -48,7 +48,7 @@ static void setup(void)
     hymba_error_init(&error, sizeof error);
     test_random_seed(11);
     test_status(hy_memory_init(&memory, &host.host, &error), HYMBA_OK, error);
-    test_status(hy_backend_init(&backend, &memory, NULL, "generic", 1, NULL, &error), HYMBA_OK,
+    test_status(hy_backend_init(&backend, &memory, "generic", 1, NULL, &error), HYMBA_OK,
                 error);
     make_inputs();
     for (int i = 0; i < ROWS * N; i++)

@@ -461,7 +461,7 @@ static void open_world(struct world *world, const struct shape *shape,
     create_plan(shape, &world->plan);
     test_status(hy_layout_create(&memory, &world->plan, params, &world->layout, &error), HYMBA_OK,
                 error);
-    test_status(hy_meta_state_create(&memory, &world->layout, &world->meta, &error), HYMBA_OK,
+    test_status(hy_meta_state_create(&memory, NULL, &world->layout, &world->meta, &error), HYMBA_OK,
                 error);
     world->step = malloc(world->layout.step_bytes + 1);
     world->working =
@@ -731,7 +731,7 @@ START_TEST(memory_is_as_announced)
     create_preset_plan("tiny", &plan);
     params.rewind_tokens = 0;
     test_status(hy_layout_create(&memory, &plan, &params, &layout, &error), HYMBA_OK, error);
-    test_status(hy_meta_state_create(&memory, &layout, &meta, &error), HYMBA_OK, error);
+    test_status(hy_meta_state_create(&memory, NULL, &layout, &meta, &error), HYMBA_OK, error);
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         struct hy_memory own;
         struct hy_state state;
@@ -802,7 +802,7 @@ START_TEST(reserving_too_much)
     struct hy_state state;
     create_preset_plan("tiny", &plan);
     test_status(hy_layout_create(&memory, &plan, &f16_params, &layout, &error), HYMBA_OK, error);
-    test_status(hy_meta_state_create(&memory, &layout, &meta, &error), HYMBA_OK, error);
+    test_status(hy_meta_state_create(&memory, NULL, &layout, &meta, &error), HYMBA_OK, error);
     test_status(hy_state_create(&memory, &block_memory, meta, &state, &error), HYMBA_OK, error);
     test_status(hy_state_reserve(&state, 1000, &error), HYMBA_OK, error);
     uint64_t used = host.used;
@@ -842,7 +842,7 @@ static hymba_status build_and_copy(const struct hy_plan *plan)
     hymba_status status = hy_layout_create(&memory, plan, &params, &layout, &error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_meta_state_create(&memory, &layout, &meta, &error);
+    status = hy_meta_state_create(&memory, NULL, &layout, &meta, &error);
     if (status == HYMBA_OK)
         status = hy_state_create(&memory, &block_memory, meta, &state, &error);
     if (status == HYMBA_OK)

@@ -9,6 +9,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Runs the suite (without forking under a sanitizer or valgrind); the exit status for main. */
 int test_main(Suite *suite);
 
@@ -51,5 +55,9 @@ void test_random_seed(unsigned seed);
         ck_assert_msg(test_status_ == (expected), "%s gave %s (%s), expected %s", #actual,        \
                       hymba_status_name(test_status_), (error).message, #expected);               \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

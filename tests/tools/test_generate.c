@@ -46,6 +46,17 @@ START_TEST(generate_reproduces_the_greedy_continuations)
 }
 END_TEST
 
+START_TEST(a_device_that_cannot_be_had_is_told_in_one_line)
+{
+    ck_assert_int_eq(setenv("HYMBA_CUDA_PLUGIN", "/nowhere/libhymba-cuda.so", 1), 0);
+    check_refused(1, "", "/nowhere/libhymba-cuda.so", "generate --device cuda");
+    check_refused(1, "", "/nowhere/libhymba-cuda.so", "generate --device cuda:3");
+    ck_assert_int_eq(setenv("HYMBA_CUDA_PLUGIN", "libhymba-cuda.so", 1), 0);
+    check_refused(1, "", "absolute path", "generate --device cuda");
+    ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
+}
+END_TEST
+
 START_TEST(generate_json)
 {
     struct result result = run_well("", "generate -n 5 --temp 0 --json");

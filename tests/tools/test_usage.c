@@ -73,6 +73,8 @@ START_TEST(wrong_usage)
         {"generate --threads 0", "--threads"},
         {"generate --cpu z80", "best|generic|avx2|avx512|amx|neon"},
         {"generate --device tpu", "--device"},
+        {"generate --device cuda:", "cpu|cuda|cuda:N"},
+        {"generate --device cuda:1x", "cpu|cuda|cuda:N"},
         {"generate --cache-type int3", "f32|f16|bf16"},
         {"generate --stop ''", "--stop"},
         {"generate -p a -f b", "exclude"},

@@ -1,0 +1,115 @@
+/*
+ * What a plug-in supplies: a device with memory of its own and the ops of kernel.h on it. The core
+ * opens a plug-in with dlopen and asks it for this table; the interface is internal, core and
+ * plug-in are of one version. In argument structs of ops, lists of sequences and spans lie in the
+ * host's memory, as does anything that is no array of numbers; all other pointers are the device's.
+ *
+ * Work is queued: an op or a copy returns at once, one begins when those before it have ended, and
+ * a failure is told by the next `finish`, after which the device has failed for good (its memory
+ * may still be released). One thread at a time calls, not always the same one; but `release` may
+ * come from any thread at any time. Lists in the host's memory, and the argument structs, may be
+ * gone when the call has returned.
+ */
+#ifndef HY_BACKEND_DEVICE_H
+#define HY_BACKEND_DEVICE_H
+
+#include "base/status.h"
+#include "kernel/kernel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { HY_DEVICE_INTERFACE = 1 };
+
+struct hy_device; /* of the plug-in */
+
+struct hy_device_params {
+    size_t struct_size;
+    int index;            /* which device of the plug-in's */
+    int compute;          /* HYMBA_COMPUTE_F32 or HYMBA_COMPUTE_BF16 */
+    /* what a user may want to know, a line at a time; level: HYMBA_LOG_... */
+    void (*log)(void *user, int level, const char *line);
+    void *log_user;
+};
+
+struct hy_device_info {
+    size_t struct_size;
+    char name[128];       /* "NVIDIA H200, sm_90" */
+    uint64_t total_bytes, free_bytes;
+    int has_bf16;         /* units that multiply bf16 */
+};
+
+enum hy_copy_kind {
+    HY_COPY_TO_DEVICE = 1, /* the source may change once the call returns */
+    HY_COPY_TO_HOST = 2,   /* there after the next finish */
+    HY_COPY_WITHIN = 3     /* source and target do not overlap */
+};
+
+/* n_rows rows of width bytes each, strides in bytes. */
+struct hy_copy_args {
+    enum hy_copy_kind kind;
+    void *to;
+    size_t to_stride;
+    const void *from;
+    size_t from_stride;
+    size_t width, n_rows;
+};
+
+/* n elements of a float type as another: y[i] = x[i], rounded to nearest even. */
+struct hy_convert_args {
+    const void *x;
+    hymba_dtype x_dtype;
+    void *y;
+    hymba_dtype y_dtype;
+    size_t n;
+};
+
+struct hy_device_ops {
+    uint32_t interface_version; /* HY_DEVICE_INTERFACE */
+    size_t struct_size;
+
+    /* DEVICE if there is no such device or driver, or one that is too old. */
+    hymba_status (*open)(const struct hy_device_params *params, struct hy_device **device,
+                         hymba_error *error);
+    void (*close)(struct hy_device *device);
+    void (*get_info)(struct hy_device *device, struct hy_device_info *info);
+
+    /* At a multiple of 256; NULL if there is no such room. Undefined contents. */
+    void *(*allocate)(struct hy_device *device, size_t bytes);
+    void (*release)(struct hy_device *device, void *data); /* after all that is queued */
+
+    void (*copy)(struct hy_device *device, const struct hy_copy_args *args);
+    void (*fill)(struct hy_device *device, void *data, int byte, size_t bytes);
+    void (*convert)(struct hy_device *device, const struct hy_convert_args *args);
+
+    /* Rows and meaning as in kernel.h; whole ops. */
+    void (*embed)(struct hy_device *device, const struct hy_embed_args *args, size_t rows);
+    void (*rms_norm)(struct hy_device *device, const struct hy_rms_norm_args *args, size_t rows);
+    void (*matmul)(struct hy_device *device, const struct hy_matmul_args *args);
+    void (*round)(struct hy_device *device, const struct hy_round_args *args, size_t rows);
+    void (*rope)(struct hy_device *device, const struct hy_rope_args *args, size_t rows);
+    void (*cache_rows)(struct hy_device *device, const struct hy_cache_rows_args *args,
+                       size_t rows);
+    void (*attention)(struct hy_device *device, const struct hy_attention_args *args,
+                      size_t rows);
+    void (*conv)(struct hy_device *device, const struct hy_conv_args *args);
+    void (*scan)(struct hy_device *device, const struct hy_scan_args *args);
+    void (*fuse)(struct hy_device *device, const struct hy_fuse_args *args, size_t rows);
+    void (*swiglu)(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows);
+
+    /* Waits for all that was queued; the first failure since it was last asked. NO_MEMORY of a
+     * workspace that could not grow leaves the device usable. */
+    hymba_status (*finish)(struct hy_device *device, hymba_error *error);
+};
+
+/* What a plug-in exports under HY_DEVICE_ENTRY: its table, or NULL if it does not have the
+ * version. */
+typedef const struct hy_device_ops *(*hy_device_entry)(uint32_t interface_version);
+#define HY_DEVICE_ENTRY "hymba_device_plugin"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

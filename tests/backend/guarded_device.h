@@ -1,0 +1,31 @@
+/*
+ * The plug-in that tests have: a device whose memory can be reached by its own ops alone, which are
+ * the generic kernels. Whatever else reads or writes it is stopped by the system, and so is an op
+ * with memory that is not the device's. What else the core does against the interface is counted;
+ * where a test wants it to, it fails.
+ */
+#ifndef TEST_GUARDED_DEVICE_H
+#define TEST_GUARDED_DEVICE_H
+
+#include "backend/device.h"
+
+struct guarded_control {
+    uint32_t interface_version; /* of the table it gives; 0: it gives none */
+    int n_devices;              /* open fails for indices from this on */
+    int has_bf16;
+    long fail_allocation;       /* number of the allocation that fails, from 0; negative: none */
+    long fail_finish;           /* likewise of finish */
+    hymba_status finish_status; /* with which */
+    /* counted */
+    long n_allocations, n_finishes;
+    long n_open, n_blocks;      /* devices and blocks that are there */
+    long n_uploaded;            /* bytes that came from the host */
+    long n_faults;              /* of the core, the first one told in fault */
+    char fault[128];
+};
+
+/* What the plug-in exports under GUARDED_CONTROL. */
+typedef struct guarded_control *(*guarded_control_function)(void);
+#define GUARDED_CONTROL "guarded_device_control"
+
+#endif
