@@ -551,7 +551,8 @@ HYMBA_API int32_t hymba_compute_from_name(const char *name);
 
 typedef struct hymba_context_params {
     size_t struct_size;
-    const char *device;       /* NULL: "cpu" */
+    const char *device;       /* "cpu"; "cuda" or "cuda:N", N from 0: a device of the CUDA
+                                 plug-in (docs/devices.md). NULL: "cpu" */
     const char *cpu;          /* instruction set: "best", "generic", "avx2", "avx512", "amx",
                                  "neon". NULL: what the environment variable HYMBA_CPU names, or
                                  "best" where it is not set or empty. On a processor with AMX,
@@ -583,7 +584,14 @@ HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t si
  * child's copy is BUSY for ever, and can only be released.
  *
  * Errors: ARGUMENT, MEMORY, THREAD, MISSING (model without weights), UNSUPPORTED (an instruction
- * set this machine lacks), DEVICE. Threads: any, as long as none changes the environment.
+ * set this machine lacks; a model or a compute that the device does not know), DEVICE (a device
+ * that cannot be had, in one sentence). Threads: any, as long as none changes the environment.
+ *
+ * On a device of the plug-in its memory holds a copy of the weights, which the model's contexts
+ * there share (phase LOAD), and everything of sessions but tokens and logits. n_threads, executor
+ * and cpu do not count. Once the device has failed in a call, that call and all later ones return
+ * DEVICE; sessions are then as they were before it and can be released. A process that was forked
+ * off must not use the context.
  */
 HYMBA_API hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *params,
                                             hymba_context **context, hymba_error *error);
@@ -592,8 +600,9 @@ HYMBA_API void hymba_context_release(hymba_context *context);
 
 typedef struct hymba_context_info {
     size_t struct_size;
-    const char *device;        /* "cpu"; static storage */
-    const char *cpu;           /* instruction set in use; static storage */
+    const char *device;        /* "cpu", "cuda:0"; valid as long as the context */
+    const char *cpu;           /* instruction set in use, or the device's name ("NVIDIA H200,
+                                  sm_90"); valid as long as the context */
     uint32_t n_threads;
     uint32_t max_step_tokens;
     hymba_dtype cache_type;
@@ -611,7 +620,8 @@ HYMBA_API hymba_status hymba_context_get_info(const hymba_context *context,
  * Measures for some tenths of a second how fast the context multiplies when all operands lie in
  * its processors' caches, in the arithmetic and with the type of weights of the model's
  * projections: *rate is operations per second, two for each multiply-add. What a prompt's
- * products can reach at most. Errors: ARGUMENT, MEMORY, BUSY, CANCELLED.
+ * products can reach at most. Errors: ARGUMENT, MEMORY, BUSY, CANCELLED, UNSUPPORTED (not on the
+ * CPU).
  */
 HYMBA_API hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
                                                       hymba_error *error);
@@ -631,7 +641,7 @@ typedef struct hymba_memory_info {
     uint64_t conv_bytes;      /* convolution state */
     uint64_t ssm_bytes;       /* SSM state */
     uint64_t total_bytes;     /* sum of the four */
-    uint64_t weight_bytes;    /* of the model; 0 without weights */
+    uint64_t weight_bytes;    /* of the model, and of its copy on a device; 0 without weights */
     uint64_t workspace_bytes; /* of a context with these parameters, one session a call */
 } hymba_memory_info;
 
