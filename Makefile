@@ -133,6 +133,7 @@ $(OBJ)/src/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
 $(OBJ)/bench/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
+$(OBJ)/tests/cuda/test_goldens.o: INCLUDES = -Iinclude -Isrc -Itests/support -Itests/cuda
 
 $(OBJ)/%.o: %.c
 	$(call say,CC,$<)
@@ -240,6 +241,8 @@ $(HARNESS_PLUGIN): $(HARNESS) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(HARNESS_CXX) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
 		-Wl,--whole-archive $(HARNESS) -Wl,--no-whole-archive $(INTERNAL) $(LIBS)
+
+$(OBJ)/tests/cuda/test_goldens: | $(HARNESS_PLUGIN)
 
 # TESTS: programs and scripts by source path, with or without .c; all of them by default.
 TESTS ?= $(TEST_SOURCES) $(HARNESS_TESTS) $(TEST_SCRIPTS)
