@@ -538,7 +538,8 @@ static int print_as_json(const struct bench *bench)
         (json_int_t)bench->context_info.n_threads,
         "read_gb_s", bench->best_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
         "read_buffer_bytes", (json_int_t)bandwidth_size(bench->bandwidth), "load_s",
-        bench->load_seconds, "peak_rss_bytes", (json_int_t)bench->peak_bytes, "rows", rows_to_json(bench)));
+        bench->load_seconds, "peak_rss_bytes", (json_int_t)bench->peak_bytes, "rows",
+        rows_to_json(bench)));
 }
 
 static int print_as_text(const struct bench *bench)
