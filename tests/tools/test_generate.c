@@ -193,7 +193,8 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
-        generate_reproduces_the_greedy_continuations, generate_json,
+        generate_reproduces_the_greedy_continuations,
+        a_device_that_cannot_be_had_is_told_in_one_line, generate_json,
         generate_prints_text_and_figures, generate_keeps_the_space, generate_stops, generate_seed,
         generate_from_an_empty_prompt, generate_is_interrupted,
     };
