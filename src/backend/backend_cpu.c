@@ -238,10 +238,8 @@ void hy_backend_attention(struct hy_backend *backend, const struct hy_attention_
         plugin->ops->attention(plugin->device, args, rows);
         return;
     }
-    size_t operations =
-        args->max_keys * (args->n_heads / args->n_kv_heads) * (args->qk_size + args->v_size);
-    hy_pool_run(backend->pool, attention_work, &call, rows * args->n_kv_heads,
-                grain_for(operations), 1);
+    hy_pool_run(backend->pool, attention_work, &call, rows * args->n_heads,
+                grain_for(args->max_keys * (args->qk_size + args->v_size)), 1);
 }
 
 static size_t sequence_rows(const struct hy_state_sequence *sequences, size_t n_sequences)

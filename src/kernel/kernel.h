@@ -202,9 +202,8 @@ struct hy_attention_sequence {
 /*
  * out[t] = softmax over visible keys of (q.k * scale) times v (sections 4a and 6). A query at
  * position p sees key position s if s <= p and (pinned or p - s <= its sequence's window). Query
- * head h reads
- * key head h / (n_heads / n_kv_heads). Units: T * n_kv_heads, unit u = row u / n_kv_heads, key
- * head u % n_kv_heads.
+ * head h reads key head h / (n_heads / n_kv_heads). Units: T * n_heads, unit u = row u / n_heads,
+ * query head u % n_heads; neighbours that share a key head share its loads.
  */
 struct hy_attention_args {
     const float *q;      /* [T][n_heads][qk_size] */

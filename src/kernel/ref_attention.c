@@ -1,16 +1,15 @@
 #include "kernel/ref.h"
 #include "kernel/visible.h"
 
-/* One row and key head: the query heads that share the key head, and where their results go. */
+/* One row and query head. */
 struct query {
     const struct hy_attention_args *args;
     const struct hy_attention_sequence *sequence;
     uint64_t position;
     size_t kv_head;
-    size_t n_heads;  /* that share the key head */
-    const float *q;  /* [n_heads][qk_size] */
-    float *out;      /* [n_heads][v_size] */
-    float *scores;   /* [n_heads][max_keys] */
+    const float *q;  /* [qk_size] */
+    float *out;      /* [v_size] */
+    float *scores;   /* [max_keys] */
 };
 
 /* Element i of a cached row of n. */
@@ -41,14 +40,11 @@ static size_t score_keys(const struct query *query)
             hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
             const unsigned char *row = k + key * row_bytes;
-            for (size_t head = 0; head < query->n_heads; head++) {
-                const float *q = query->q + head * args->qk_size;
-                float sum = 0.0f;
-                for (size_t i = 0; i < args->qk_size; i++)
-                    sum += (args->bf16 ? as_bf16(q[i]) : q[i])
-                           * load(row, args->cache_type, args->qk_size, i);
-                query->scores[head * args->max_keys + n_keys] = sum * args->scale;
-            }
+            float sum = 0.0f;
+            for (size_t i = 0; i < args->qk_size; i++)
+                sum += (args->bf16 ? as_bf16(query->q[i]) : query->q[i])
+                       * load(row, args->cache_type, args->qk_size, i);
+            query->scores[n_keys] = sum * args->scale;
         }
     }
     return n_keys;
@@ -81,13 +77,9 @@ static void add_values(const struct query *query)
             hy_visible_keys(span, query->position, query->sequence->window);
         for (size_t key = visible.begin; key < visible.end; key++, n_keys++) {
             const unsigned char *row = v + key * row_bytes;
-            for (size_t head = 0; head < query->n_heads; head++) {
-                float weight = query->scores[head * args->max_keys + n_keys];
-                weight = args->bf16 ? as_bf16(weight) : weight;
-                float *out = query->out + head * args->v_size;
-                for (size_t i = 0; i < args->v_size; i++)
-                    out[i] += weight * load(row, args->cache_type, args->v_size, i);
-            }
+            float weight = args->bf16 ? as_bf16(query->scores[n_keys]) : query->scores[n_keys];
+            for (size_t i = 0; i < args->v_size; i++)
+                query->out[i] += weight * load(row, args->cache_type, args->v_size, i);
         }
     }
 }
@@ -97,23 +89,21 @@ void hy_ref_attention(const struct hy_attention_args *args, size_t begin, size_t
 {
     size_t group = args->n_heads / args->n_kv_heads, s = 0;
     for (size_t unit = begin; unit < end; unit++) {
-        size_t row = unit / args->n_kv_heads, kv_head = unit % args->n_kv_heads;
+        size_t row = unit / args->n_heads, head = unit % args->n_heads;
         s = hy_sequence_of_row(args, s, row);
         const struct hy_attention_sequence *sequence = &args->sequences[s];
         struct query query = {
             .args = args,
             .sequence = sequence,
             .position = sequence->position + (row - sequence->segment.row),
-            .kv_head = kv_head,
-            .n_heads = group,
-            .q = args->q + row * args->q_stride + kv_head * group * args->qk_size,
-            .out = args->out + row * args->out_stride + kv_head * group * args->v_size,
+            .kv_head = head / group,
+            .q = args->q + row * args->q_stride + head * args->qk_size,
+            .out = args->out + row * args->out_stride + head * args->v_size,
             .scores = scratch,
         };
         size_t n_keys = score_keys(&query);
-        for (size_t head = 0; head < group; head++)
-            softmax(scratch + head * args->max_keys, n_keys);
-        for (size_t i = 0; i < group * args->v_size; i++)
+        softmax(query.scores, n_keys);
+        for (size_t i = 0; i < args->v_size; i++)
             query.out[i] = 0.0f;
         add_values(&query);
     }

@@ -134,7 +134,7 @@ static void random_attention(struct attention *attention)
 
 static size_t n_units(const struct attention *attention)
 {
-    return attention->n_rows * attention->args.n_kv_heads;
+    return attention->n_rows * attention->args.n_heads;
 }
 
 static bool sees(const struct past *past, uint64_t position, size_t key)
@@ -261,7 +261,7 @@ START_TEST(rows_alone_give_the_same_bits)
                 args.n_sequences = 1;
                 args.max_keys += 3;
                 float *scratch = guarded(hy_attention_scratch(&args) * sizeof(float));
-                kernels.attention(&args, 0, args.n_kv_heads, scratch);
+                kernels.attention(&args, 0, args.n_heads, scratch);
                 check_same_bits(args.out, attention.args.out + row * args.out_stride,
                                 args.n_heads * args.v_size, "row alone");
             }

@@ -10,118 +10,13 @@
 enum {
     PAIR = 2 * LANES,
     TILE_PAIRS = 2,
-    FETCHED_VALUES = 384 * 1024, /* bytes asked for while keys are scored: part of a cache */
 };
-
-/* Memory of a query beside its scores: per head what hy_attention_row_floats counts. */
-static struct hy_rounded query_rounded(const struct query *query)
-{
-    const struct hy_attention_args *args = query->args;
-    return (struct hy_rounded){
-        .dtype = HYMBA_DTYPE_BF16,
-        .data = query->scores + query->n_heads * args->max_keys,
-        .stride = hy_padded_row(args->qk_size),
-    };
-}
 
 static float *query_sums(const struct query *query)
 {
     const struct hy_attention_args *args = query->args;
     return query->scores
            + query->n_heads * (args->max_keys + hy_padded_row(args->qk_size) / 2);
-}
-
-/* The visible keys of one span, and the first of their values that are asked for meanwhile. */
-struct bf16_keys {
-    struct keys keys;
-    const unsigned char *v;
-    size_t v_row_bytes, n_fetched;
-};
-
-/* Scores of keys key .. key + n_keys for heads head .. head + n_heads, each from one vector of sums
- * over the elements, in whatever tile it falls. */
-HY_INLINE void score_bf16_tile(const struct query *query, const struct hy_rounded *q,
-                               const struct bf16_keys *bf16, size_t head, size_t key,
-                               const size_t n_heads, const size_t n_keys)
-{
-    const struct keys *keys = &bf16->keys;
-    size_t stride = query->args->max_keys;
-    struct tile_rows rows = {(const unsigned char *)q->data + head * q->stride * 2, q->stride * 2};
-    vec sums[MOST_X][TILE_W];
-    HY_UNROLL
-    for (size_t h = 0; h < n_heads; h++) {
-        HY_UNROLL
-        for (size_t j = 0; j < n_keys; j++)
-            sums[h][j] = vec_zero();
-    }
-    tile_steps(sums, rows, keys->k + key * keys->row_bytes, keys->row_bytes,
-               (struct range){0, query->args->qk_size}, n_heads, n_keys,
-               (struct tile_kind){HYMBA_DTYPE_BF16, true, 0});
-    HY_UNROLL
-    for (size_t h = 0; h < n_heads; h++) {
-        float *scores = keys->scores + (head + h) * stride + key;
-        if (n_keys == 1)
-            scores[0] = vec_sum(sums[h][0]);
-        else
-            vec_store_4(scores, sums[h][0], sums[h][1], sums[h][2], sums[h][3]);
-    }
-}
-
-HY_INLINE void score_bf16_heads(const struct query *query, const struct hy_rounded *q,
-                                const struct bf16_keys *bf16, size_t head, const size_t n_heads)
-{
-    size_t key = 0, count = bf16->keys.count;
-    for (; key + TILE_W <= count; key += TILE_W) {
-        const unsigned char *v = bf16->v + key * bf16->v_row_bytes;
-        for (size_t i = 0; key < bf16->n_fetched && i < TILE_W * bf16->v_row_bytes; i += 64)
-            __builtin_prefetch(v + i, 0, 2);
-        score_bf16_tile(query, q, bf16, head, key, n_heads, TILE_W);
-    }
-    for (; key < count; key++)
-        score_bf16_tile(query, q, bf16, head, key, n_heads, 1);
-}
-
-static void score_bf16_span(const struct query *query, const struct hy_rounded *q,
-                            struct bf16_keys *bf16)
-{
-    size_t head = 0;
-    for (; TILE_X > 3 && head + 5 <= query->n_heads; head += 5, bf16->n_fetched = 0)
-        score_bf16_heads(query, q, bf16, head, 5);
-    for (; head + 3 <= query->n_heads; head += 3, bf16->n_fetched = 0)
-        score_bf16_heads(query, q, bf16, head, 3);
-    for (; head < query->n_heads; head++, bf16->n_fetched = 0)
-        score_bf16_heads(query, q, bf16, head, 1);
-}
-
-/* While keys are scored, which the processor waits for, their values come nearer. */
-static size_t score_keys_bf16(const struct query *query)
-{
-    const struct hy_attention_args *args = query->args;
-    struct hy_rounded q = query_rounded(query);
-    size_t row_bytes = args->qk_size * 2, n_keys = 0;
-    struct bf16_keys bf16 = {.v_row_bytes = args->v_size * 2};
-    size_t n_fetched = FETCHED_VALUES / bf16.v_row_bytes;
-    for (size_t head = 0; head < query->n_heads; head++)
-        round_to_bf16(&q, query->q + head * args->qk_size, args->qk_size,
-                      (uint16_t *)q.data + head * q.stride);
-    for (size_t s = 0; s < query->sequence->n_spans; s++) {
-        const struct hy_span *span = &query->sequence->spans[s];
-        struct hy_visible visible =
-            hy_visible_keys(span, query->position, query->sequence->window);
-        bf16.keys = (struct keys){
-            .k = (const unsigned char *)span->k + query->kv_head * span->k_head_stride
-                 + visible.begin * row_bytes,
-            .count = visible.end - visible.begin,
-            .row_bytes = row_bytes,
-            .scores = query->scores + n_keys,
-        };
-        bf16.v = (const unsigned char *)span->v + query->kv_head * span->v_head_stride
-                 + visible.begin * bf16.v_row_bytes;
-        bf16.n_fetched = n_fetched > n_keys ? n_fetched - n_keys : 0;
-        score_bf16_span(query, &q, &bf16);
-        n_keys += bf16.keys.count;
-    }
-    return n_keys;
 }
 
 /* Puts weights as bf16 in the place of weights as f32, and a 0 behind an odd number of them. */
@@ -186,7 +81,7 @@ HY_INLINE void pairs_tile(const struct value_pairs *pairs, size_t head, size_t i
         for (size_t line = 0; i == 0 && line < 2 * pairs->row_bytes; line += 64)
             __builtin_prefetch(first + line, 0, 3);
         first += 2 * pairs->row_bytes;
-        second += 2 * pairs->row_bytes;
+        second = second ? second + 2 * pairs->row_bytes : NULL;
         weights += 4;
     }
     HY_UNROLL
