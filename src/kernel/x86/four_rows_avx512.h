@@ -21,31 +21,49 @@ enum {
     FETCH_BESIDE_LONG = 3072,
 };
 
-/* Four rows of weights. */
+/* Four rows of weights, and what belongs to their groups: [n_groups][4], with room for whole
+ * vectors behind. Scales are those of weights times those of x. */
 struct four_rows {
     const unsigned char *w[4];
-    const float *scales; /* [n_groups][4] */
+    const float *scales;
+    const int32_t *offsets; /* of the sums: what the weights' zero point adds to them, negative */
 };
 
-/* Scales of the four rows as f32, eight groups at a time; up to seven more than n_groups. */
-static void unpack_four_scales(const unsigned char *const rows[4], size_t n_groups, float *scales)
+/* What of x belongs to a group, in front of each of four rows. */
+static void repeat_four_times(const struct hy_rounded *x, size_t n_groups, int32_t zero,
+                              float *scales, int32_t *offsets)
 {
+    for (size_t g = 0; g < n_groups; g++) {
+        _mm_storeu_ps(scales + 4 * g, _mm_set1_ps(x->scales[g]));
+        _mm_storeu_si128((__m128i_u *)(offsets + 4 * g), _mm_set1_epi32(-zero * x->sums[g]));
+    }
+}
+
+/* Scales of the four rows, bf16, times those of x: eight groups at a time, up to seven more than
+ * n_groups. */
+static void unpack_four_scales(const unsigned char *const rows[4], size_t n_groups,
+                               const float *x_scales, float *scales)
+{
+    /* element 4 g + r of a vector is word g of row r, in the upper half of a float */
+    const __m512i quads = _mm512_set_epi32(27, 19, 11, 3, 26, 18, 10, 2, 25, 17, 9, 1, 24, 16, 8,
+                                           0);
+    const __m512i words[2] = {_mm512_slli_epi32(quads, 16),
+                              _mm512_slli_epi32(_mm512_add_epi32(quads, _mm512_set1_epi32(4)), 16)};
+    const __mmask32 upper = 0xAAAAAAAA;
     for (size_t g = 0; g < n_groups; g += 8) {
         __m128i v[4];
         size_t bytes = hy_min_size(n_groups - g, 8) * 2;
         __mmask16 present = (__mmask16)((1u << bytes) - 1);
         for (size_t row = 0; row < 4; row++)
             v[row] = _mm_maskz_loadu_epi8(present, rows[row] + g * 2);
-        __m128i low[2] = {_mm_unpacklo_epi16(v[0], v[1]), _mm_unpackhi_epi16(v[0], v[1])};
-        __m128i high[2] = {_mm_unpacklo_epi16(v[2], v[3]), _mm_unpackhi_epi16(v[2], v[3])};
+        __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(v[0]), v[1], 1);
+        __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(v[2]), v[3], 1);
+        __m512i all = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
         for (size_t half = 0; half < 2; half++) {
-            __m128i first = _mm_unpacklo_epi32(low[half], high[half]);
-            __m128i second = _mm_unpackhi_epi32(low[half], high[half]);
-            float *out = scales + (g + 4 * half) * 4;
-            _mm256_storeu_si256((__m256i_u *)out,
-                                _mm256_slli_epi32(_mm256_cvtepu16_epi32(first), 16));
-            _mm256_storeu_si256((__m256i_u *)(out + 8),
-                                _mm256_slli_epi32(_mm256_cvtepu16_epi32(second), 16));
+            size_t i = (g + 4 * half) * 4;
+            __m512i scale = _mm512_maskz_permutexvar_epi16(upper, words[half], all);
+            _mm512_storeu_ps(scales + i, _mm512_mul_ps(_mm512_castsi512_ps(scale),
+                                                       _mm512_loadu_ps(x_scales + i)));
         }
     }
 }
@@ -55,13 +73,15 @@ struct line_of_x {
     __m512i first, second;
 };
 
-HY_INLINE struct line_of_x load_line_of_x(const int8_t *x, size_t bytes, const hymba_dtype dtype)
+/* A line of so many bytes; whole if they are 64. */
+HY_INLINE struct line_of_x load_line_of_x(const int8_t *x, size_t bytes, const bool whole,
+                                          const hymba_dtype dtype)
 {
-    __mmask64 present = bytes < 64 ? (UINT64_C(1) << bytes) - 1 : ~UINT64_C(0);
+    __mmask64 present = whole ? ~UINT64_C(0) : (UINT64_C(1) << bytes) - 1;
     if (dtype == HYMBA_DTYPE_INT8)
         return (struct line_of_x){_mm512_maskz_loadu_epi8(present, x), _mm512_setzero_si512()};
-    __mmask64 low = bytes >= 32 ? ~UINT64_C(0) : (UINT64_C(1) << 2 * bytes) - 1;
-    __mmask64 high = bytes == 64 ? ~UINT64_C(0)
+    __mmask64 low = whole || bytes >= 32 ? ~UINT64_C(0) : (UINT64_C(1) << 2 * bytes) - 1;
+    __mmask64 high = whole ? ~UINT64_C(0)
                      : bytes > 32 ? (UINT64_C(1) << (2 * bytes - 64)) - 1 : 0;
     __m512i a = _mm512_maskz_loadu_epi8(low, x), b = _mm512_maskz_loadu_epi8(high, x + 64);
     return (struct line_of_x){_mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(2, 0, 2, 0)),
@@ -82,14 +102,13 @@ HY_INLINE void fetch_ahead(const struct four_rows *rows, size_t offset, const bo
 /* Products of up to 64 bytes of each row: lane r of quad q is row r's sum over the elements of the
  * line's quad q. */
 HY_INLINE ivec line_sums(const struct four_rows *rows, size_t offset, size_t bytes,
-                         const struct line_of_x x, const hymba_dtype dtype)
+                         const bool whole, const struct line_of_x x, const hymba_dtype dtype)
 {
-    __mmask64 present = bytes < 64 ? (UINT64_C(1) << bytes) - 1 : ~UINT64_C(0);
+    __mmask64 present = whole ? ~UINT64_C(0) : (UINT64_C(1) << bytes) - 1;
     ivec sums[4];
     HY_UNROLL
     for (size_t row = 0; row < 4; row++) {
-        ivec w = bytes == 64 ? ivec_load(rows->w[row] + offset)
-                             : _mm512_maskz_loadu_epi8(present, rows->w[row] + offset);
+        ivec w = _mm512_maskz_loadu_epi8(present, rows->w[row] + offset);
         if (dtype == HYMBA_DTYPE_INT8) {
             sums[row] = ivec_dot(ivec_zero(), w, x.first);
         } else {
@@ -101,24 +120,42 @@ HY_INLINE ivec line_sums(const struct four_rows *rows, size_t offset, size_t byt
     return ivec_add(ivec_add(sums[0], sums[1]), ivec_add(sums[2], sums[3]));
 }
 
-/* The sums of group number index in a line that has so many groups. */
-HY_INLINE __m128i sums_of_group(ivec line, size_t index, const size_t groups_per_line)
+/* Adds the first n of four groups, which are the quads of a line. */
+HY_INLINE __m128 add_whole_line(__m128 sum, const struct four_rows *rows, ivec line, size_t g,
+                                 const size_t n)
 {
-    __m256i halves[2] = {_mm512_castsi512_si256(line), _mm512_extracti64x4_epi64(line, 1)};
-    if (groups_per_line == 4) {
-        __m256i half = halves[index / 2];
-        return index % 2 ? _mm256_extracti128_si256(half, 1) : _mm256_castsi256_si128(half);
-    }
-    __m256i half = groups_per_line == 2 ? halves[index] : _mm256_add_epi32(halves[0], halves[1]);
-    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    ivec sums = ivec_add(line, _mm512_loadu_si512(rows->offsets + 4 * g));
+    __m512 products = _mm512_cvtepi32_ps(sums);
+    __m128 quads[4] = {
+        _mm512_castps512_ps128(products), _mm512_extractf32x4_ps(products, 1),
+        _mm512_extractf32x4_ps(products, 2), _mm512_extractf32x4_ps(products, 3),
+    };
+    for (size_t i = 0; i < n; i++)
+        sum = _mm_fmadd_ps(quads[i], _mm_loadu_ps(rows->scales + 4 * (g + i)), sum);
+    return sum;
 }
 
-HY_INLINE __m128 add_group(__m128 sum, __m128i products, const struct hy_rounded *x,
-                           const struct four_rows *rows, size_t g, const int32_t zero)
+/* Adds a group that is as much of a line as `sums` holds. */
+HY_INLINE __m128 add_half_line(__m128 sum, const struct four_rows *rows, __m256i sums, size_t g)
 {
-    products = _mm_add_epi32(products, _mm_set1_epi32(-zero * x->sums[g]));
-    __m128 scale = _mm_mul_ps(_mm_loadu_ps(rows->scales + 4 * g), _mm_set1_ps(x->scales[g]));
-    return _mm_fmadd_ps(_mm_cvtepi32_ps(products), scale, sum);
+    __m128i products = _mm_add_epi32(_mm256_castsi256_si128(sums),
+                                     _mm256_extracti128_si256(sums, 1));
+    products = _mm_add_epi32(products,
+                             _mm_loadu_si128((const __m128i_u *)(rows->offsets + 4 * g)));
+    return _mm_fmadd_ps(_mm_cvtepi32_ps(products), _mm_loadu_ps(rows->scales + 4 * g), sum);
+}
+
+/* Adds n groups, those of a line that has room for groups_per_line, or one of several lines. */
+HY_INLINE __m128 add_line(__m128 sum, const struct four_rows *rows, ivec line, size_t g,
+                            size_t n, const size_t groups_per_line)
+{
+    __m256i low = _mm512_castsi512_si256(line), high = _mm512_extracti64x4_epi64(line, 1);
+    if (groups_per_line == 4)
+        return add_whole_line(sum, rows, line, g, n);
+    if (groups_per_line == 1)
+        return add_half_line(sum, rows, _mm256_add_epi32(low, high), g);
+    sum = add_half_line(sum, rows, low, g);
+    return n > 1 ? add_half_line(sum, rows, high, g + 1) : sum;
 }
 
 /* lines_per_group is 2 where a group is longer than a line, otherwise 1. */
@@ -127,31 +164,27 @@ HY_INLINE __m128 four_sums(const struct hy_matmul_args *args, const struct four_
                            const hymba_dtype dtype)
 {
     const size_t line = dtype == HYMBA_DTYPE_INT8 ? 64 : 128; /* elements */
-    const int32_t zero = zero_point(dtype);
-    const struct hy_rounded *x = args->rounded;
-    size_t n_groups = args->k / args->group, row_bytes = hy_row_bytes(dtype, args->k), g = 0;
+    const int8_t *x = args->rounded->data;
+    size_t row_bytes = hy_row_bytes(dtype, args->k), g = 0, offset = 0;
     const bool is_long = args->k > LONG_ROW;
     __m128 sum = _mm_setzero_ps();
-    for (size_t offset = 0; offset < row_bytes; offset += 64 * lines_per_group) {
+    for (; offset + 64 * lines_per_group <= row_bytes; offset += 64 * lines_per_group) {
         ivec sums = ivec_zero();
         HY_UNROLL
         for (size_t i = 0; i < lines_per_group; i++)
             fetch_ahead(rows, offset + 64 * i, is_long);
         HY_UNROLL
-        for (size_t i = 0; i < lines_per_group; i++) {
-            size_t begin = offset + 64 * i, bytes = hy_min_size(row_bytes - begin, 64);
-            const int8_t *values = (const int8_t *)x->data + begin / 64 * line;
-            sums = ivec_add(sums, line_sums(rows, begin, bytes,
-                                            load_line_of_x(values, bytes, dtype), dtype));
-        }
-        HY_UNROLL
-        for (size_t i = 0; i < groups_per_line; i++) {
-            if (g == n_groups)
-                break;
-            sum = add_group(sum, sums_of_group(sums, i, groups_per_line), x, rows, g++, zero);
-        }
+        for (size_t i = 0; i < lines_per_group; i++, x += line)
+            sums = ivec_add(sums, line_sums(rows, offset + 64 * i, 64, true,
+                                            load_line_of_x(x, 64, true, dtype), dtype));
+        sum = add_line(sum, rows, sums, g, groups_per_line, groups_per_line);
+        g += groups_per_line;
     }
-    return sum;
+    size_t rest = row_bytes - offset;
+    if (rest == 0)
+        return sum;
+    ivec sums = line_sums(rows, offset, rest, false, load_line_of_x(x, rest, false, dtype), dtype);
+    return add_line(sum, rows, sums, g, args->k / args->group - g, groups_per_line);
 }
 
 HY_INLINE __m128 four_columns(const struct hy_matmul_args *args, const struct four_rows *rows,
@@ -167,16 +200,20 @@ HY_INLINE __m128 four_columns(const struct hy_matmul_args *args, const struct fo
     return four_sums(args, rows, 4, 1, dtype);
 }
 
-/* Computes columns from begin on for the only row; returns the first one that is left over. */
+/* Computes columns from begin on for the only row; returns the first one that is left over.
+ * Scratch memory is for three lists of 4 numbers a group, and eight groups more. */
 HY_INLINE size_t one_row(const struct hy_matmul_args *args, size_t begin, size_t end,
-                         float *scales, const hymba_dtype dtype)
+                         float *scratch, const hymba_dtype dtype)
 {
     size_t line = dtype == HYMBA_DTYPE_INT8 ? 64 : 128, step = (end - begin) / 4;
     size_t row_bytes = hy_row_bytes(dtype, args->k), n_groups = args->k / args->group;
     if (2 * line % args->group != 0) /* lines and groups do not end together */
         return begin;
+    float *scales = scratch, *x_scales = scratch + 4 * (n_groups + 8);
+    int32_t *offsets = (int32_t *)(void *)(scratch + 8 * (n_groups + 8));
+    repeat_four_times(args->rounded, n_groups, zero_point(dtype), x_scales, offsets);
     for (size_t j = begin; j < begin + step; j++) {
-        struct four_rows rows = {.scales = scales};
+        struct four_rows rows = {.scales = scales, .offsets = offsets};
         const unsigned char *scale_rows[4];
         float four[4];
         for (size_t row = 0; row < 4; row++) {
@@ -184,7 +221,7 @@ HY_INLINE size_t one_row(const struct hy_matmul_args *args, size_t begin, size_t
             rows.w[row] = (const unsigned char *)args->w + column * row_bytes;
             scale_rows[row] = (const unsigned char *)args->w_scales + column * n_groups * 2;
         }
-        unpack_four_scales(scale_rows, n_groups, scales);
+        unpack_four_scales(scale_rows, n_groups, x_scales, scales);
         _mm_storeu_ps(four, four_columns(args, &rows, dtype));
         for (size_t row = 0; row < 4; row++) {
             size_t column = j + row * step;
