@@ -31,24 +31,6 @@ template <typename Element> HY_DEVICE size_t hy_row_size(size_t n)
            + (hy_is_scaled<Element>::value ? sizeof(float) : 0);
 }
 
-HY_DEVICE float hy_from_bits(uint32_t bits)
-{
-    union {
-        uint32_t bits;
-        float value;
-    } number = {bits};
-    return number.value;
-}
-
-HY_DEVICE uint32_t hy_to_bits(float value)
-{
-    union {
-        float value;
-        uint32_t bits;
-    } number = {value};
-    return number.bits;
-}
-
 /* The scale behind a row's n bytes; rows need not be aligned. */
 HY_DEVICE float hy_row_scale(uint64_t row, size_t n)
 {

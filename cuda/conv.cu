@@ -1,6 +1,7 @@
 #include "conv.h"
 
 #include "element.h"
+#include "sequence.h"
 
 /*
  * A thread computes a chunk of one channel's rows, the window of inputs in registers. Only the
@@ -18,29 +19,14 @@
  */
 enum { THREADS = 128, CHUNK_ROWS = 32, BATCH = 8 };
 
-struct conv_sequence {
-    size_t row, n_rows;
-    float *state;
-};
-
-HY_DEVICE struct conv_sequence load_sequence(const struct hy_conv_args &args, size_t index)
-{
-    const struct hy_state_sequence *sequence = args.sequences + index;
-    struct conv_sequence loaded;
-    loaded.row = hy_load(&sequence->segment.row);
-    loaded.n_rows = hy_load(&sequence->segment.n_rows);
-    loaded.state = hy_load(&sequence->conv_state);
-    return loaded;
-}
-
-HY_DEVICE float row_input(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE float row_input(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                           size_t channel, size_t t)
 {
     return hy_load(args.x + (sequence.row + t) * args.x_stride + channel);
 }
 
 /* Input number index of a channel: the state's width - 1 old ones, then the segment's. */
-HY_DEVICE float any_input(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE float any_input(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                           size_t channel, size_t index)
 {
     size_t n_old = args.width - 1;
@@ -49,14 +35,14 @@ HY_DEVICE float any_input(const struct hy_conv_args &args, const struct conv_seq
     return row_input(args, sequence, channel, index - n_old);
 }
 
-HY_DEVICE void store_output(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE void store_output(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                             size_t channel, size_t t, float sum)
 {
     hy_store(args.y + (sequence.row + t) * args.y_stride + channel, hy_silu(sum));
 }
 
 /* A state's element is read before it is written, since it moves to a lower index. */
-HY_DEVICE void move_state(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE void move_state(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                           size_t channel)
 {
     for (size_t j = 0; j + 1 < args.width; j++)
@@ -69,7 +55,7 @@ struct conv_place {
     size_t channel, begin, end; /* rows, counted from the segment's first */
 };
 
-HY_DEVICE bool find_place(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE bool find_place(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                           size_t chunk_rows, struct conv_place &place)
 {
     place.channel = (size_t)hy_block().x * THREADS + hy_thread();
@@ -85,7 +71,7 @@ template <int WIDTH> struct conv_window {
 };
 
 template <int WIDTH>
-HY_DEVICE void load_window(const struct hy_conv_args &args, const struct conv_sequence &sequence,
+HY_DEVICE void load_window(const struct hy_conv_args &args, const struct hy_sequence &sequence,
                            const struct conv_place &place, struct conv_window<WIDTH> &window)
 {
     window.bias = hy_load(args.bias + place.channel);
@@ -117,7 +103,8 @@ template <int WIDTH> HY_DEVICE float take_input(struct conv_window<WIDTH> &windo
 template <int WIDTH>
 static HY_KERNEL __launch_bounds__(THREADS) conv_width(struct hy_conv_args args)
 {
-    const struct conv_sequence sequence = load_sequence(args, hy_block().z);
+    const struct hy_sequence sequence =
+        hy_load_sequence<&hy_state_sequence::conv_state>(args.sequences + hy_block().z);
     struct conv_place place;
     if (!find_place(args, sequence, CHUNK_ROWS, place))
         return;
@@ -148,7 +135,8 @@ static HY_KERNEL __launch_bounds__(THREADS) conv_width(struct hy_conv_args args)
 /* Any width: reads each input for every row that it counts in. */
 static HY_KERNEL __launch_bounds__(THREADS) conv_any(struct hy_conv_args args, size_t chunk_rows)
 {
-    const struct conv_sequence sequence = load_sequence(args, hy_block().z);
+    const struct hy_sequence sequence =
+        hy_load_sequence<&hy_state_sequence::conv_state>(args.sequences + hy_block().z);
     struct conv_place place;
     if (!find_place(args, sequence, chunk_rows, place))
         return;

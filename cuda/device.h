@@ -66,8 +66,9 @@ struct hy_device {
     struct hy_readback readback;
 
     struct hy_room lists;    /* of the launch queued last */
+    struct hy_room pieces;   /* of the list of copies queued last */
     struct hy_room scratch;  /* of kernels */
-    struct hy_room widened;  /* weights as f32 */
+    struct hy_room widened;  /* weights as f32, quantised ones also as bf16 */
     struct hy_room x_panel, y_panel; /* panels of rows for products */
     struct hy_room blas_workspace;
 
@@ -123,6 +124,11 @@ bool hy_cuda_drain(struct hy_device *device);
 /* The pinned memory, at the beginning and at the end. */
 cudaError_t hy_cuda_open_staging(struct hy_device *device);
 void hy_cuda_close_staging(struct hy_device *device);
+
+/* --------------------------------------------------------------- copies: copy_list.cu */
+
+/* The entry of the op table. It needs no memory that could be missing. */
+void hy_cuda_copy_list(struct hy_device *device, const struct hy_copy_args *copies, size_t n);
 
 /* ------------------------------------------------------------------ lists: lists.cu */
 

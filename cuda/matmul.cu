@@ -386,11 +386,13 @@ static bool multiply_columns(struct hy_device *device, const struct columns *col
 
 /* -------------------------------------------------------------- the operand */
 
+/* The columns' weights in the type of x, where there are others. */
 static bool widen(struct hy_device *device, struct columns *columns)
 {
     const struct hy_matmul_args *args = columns->args;
-    size_t stride = stride_of_x(CUDA_R_32F, args->k);
-    if (!hy_cuda_reserve(device, &device->widened, columns->n * stride * sizeof(float),
+    size_t stride = stride_of_x(columns->type, args->k);
+    if (!hy_cuda_reserve(device, &device->widened,
+                         columns->n * stride * element_bytes(columns->type),
                          "taking memory for weights"))
         return false;
     struct hy_widen_args widen = {};
@@ -403,7 +405,8 @@ static bool widen(struct hy_device *device, struct columns *columns)
     widen.stride = args->w_stride;
     widen.first = columns->first;
     widen.n_rows = columns->n;
-    widen.y = (float *)device->widened.data;
+    widen.y_dtype = columns->type == CUDA_R_32F ? HYMBA_DTYPE_F32 : HYMBA_DTYPE_BF16;
+    widen.y = device->widened.data;
     widen.y_stride = stride;
     hy_cuda_widen(device->stream, &widen);
     columns->w = device->widened.data;
@@ -413,11 +416,12 @@ static bool widen(struct hy_device *device, struct columns *columns)
 
 /* Columns that are computed together; of k and the types alone, like all that decides the order of
  * sums. */
-static size_t columns_together(const struct hy_matmul_args *args, bool widened)
+static size_t columns_together(const struct hy_matmul_args *args, cudaDataType_t type,
+                               bool widened)
 {
     size_t columns = MOST_COLUMNS;
     if (widened)
-        columns = hy_min_size(columns, WIDENED_BYTES / sizeof(float) / args->k / 128 * 128);
+        columns = hy_min_size(columns, WIDENED_BYTES / element_bytes(type) / args->k / 128 * 128);
     return hy_max_size(columns, 128);
 }
 
@@ -434,8 +438,9 @@ static bool describe_x(const struct hy_matmul_args *args, struct columns *column
     columns->type = args->dtype == HYMBA_DTYPE_F16 ? CUDA_R_16F : CUDA_R_16BF;
     columns->x = (const unsigned char *)args->rounded->data;
     columns->x_stride = args->rounded->stride;
-    return args->rounded->dtype == args->dtype && args->rounded->block <= 1
-           && (args->dtype == HYMBA_DTYPE_BF16 || args->dtype == HYMBA_DTYPE_F16);
+    hymba_dtype w = hy_is_quantised(args->dtype) ? HYMBA_DTYPE_BF16 : args->dtype;
+    return args->rounded->dtype == w && args->rounded->block <= 1
+           && (w == HYMBA_DTYPE_BF16 || w == HYMBA_DTYPE_F16);
 }
 
 void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args)
@@ -449,8 +454,9 @@ void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args)
                      "device does not multiply");
         return;
     }
-    bool widened = columns.type == CUDA_R_32F && args->dtype != HYMBA_DTYPE_F32;
-    size_t together = columns_together(args, widened);
+    bool widened = hy_is_quantised(args->dtype)
+                   || (columns.type == CUDA_R_32F && args->dtype != HYMBA_DTYPE_F32);
+    size_t together = columns_together(args, columns.type, widened);
     size_t row_bytes = args->w_stride * element_bytes(columns.type);
     for (columns.first = 0; columns.first < args->n; columns.first += together) {
         columns.n = hy_min_size(args->n - columns.first, together);

@@ -28,9 +28,6 @@ static bool is_known(struct hy_device *device, bool known, const char *sentence)
 
 static void embed(struct hy_device *device, const struct hy_embed_args *args, size_t rows)
 {
-    if (!is_known(device, !hy_is_quantised(args->table.dtype),
-                  "it was given a quantised table of embeddings"))
-        return;
     run(device, args, rows, hy_cuda_embed, "the embedding");
 }
 
@@ -142,6 +139,7 @@ const struct hy_device_ops hy_cuda_ops = {
     hy_cuda_allocate,
     hy_cuda_release,
     hy_cuda_copy,
+    hy_cuda_copy_list,
     hy_cuda_fill,
     convert,
     embed,

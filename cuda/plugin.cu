@@ -239,8 +239,9 @@ void hy_cuda_close(struct hy_device *device)
     cudaSetDevice(device->index);
     if (device->stream)
         cudaStreamSynchronize(device->stream);
-    struct hy_room *rooms[] = {&device->lists,   &device->scratch, &device->widened,
-                               &device->x_panel, &device->y_panel, &device->blas_workspace};
+    struct hy_room *rooms[] = {&device->lists,   &device->pieces,  &device->scratch,
+                               &device->widened, &device->x_panel, &device->y_panel,
+                               &device->blas_workspace};
     for (struct hy_room *room : rooms)
         hy_cuda_free_room(device, room);
     hy_cuda_free_products(device);

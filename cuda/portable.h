@@ -194,28 +194,39 @@ static inline void hy_launch(cudaStream_t stream, void (*kernel)(Parameters...),
 
 #endif /* HYMBA_HARNESS */
 
-/* ------------------------------------------------------------- 16-bit types */
+/* ----------------------------------------------------------- numbers as bits */
 
-/* bf16 and f16 numbers as their bits, so that one source serves both sides. */
-HY_DEVICE float hy_from_bf16(uint16_t bits)
+HY_DEVICE float hy_from_bits(uint32_t bits)
 {
     union {
         uint32_t bits;
         float value;
-    } number = {(uint32_t)bits << 16};
+    } number = {bits};
     return number.value;
 }
 
-/* Rounds to nearest even like hy_f32_to_bf16; NaN stays NaN. */
-HY_DEVICE uint16_t hy_to_bf16(float value)
+HY_DEVICE uint32_t hy_to_bits(float value)
 {
     union {
         float value;
         uint32_t bits;
     } number = {value};
+    return number.bits;
+}
+
+/* bf16 and f16 numbers as their bits, so that one source serves both sides. */
+HY_DEVICE float hy_from_bf16(uint16_t bits)
+{
+    return hy_from_bits((uint32_t)bits << 16);
+}
+
+/* Rounds to nearest even like hy_f32_to_bf16; NaN stays NaN. */
+HY_DEVICE uint16_t hy_to_bf16(float value)
+{
+    const uint32_t bits = hy_to_bits(value);
     if (value != value)
-        return (uint16_t)(number.bits >> 16 | 0x40);
-    return (uint16_t)((number.bits + 0x7fff + (number.bits >> 16 & 1)) >> 16);
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* Two numbers as bf16 or f16, the first in the low half: what tensor cores take. */

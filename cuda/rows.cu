@@ -1,6 +1,7 @@
 #include "rows.h"
 
 #include "element.h"
+#include "quantised.h"
 
 /* The formulas count bytes of global memory that a launch's loads read and its stores write. */
 
@@ -10,6 +11,24 @@ enum { THREADS = 256, BATCH = 4 }; /* a thread's elements, all loaded before one
 static dim3 grid_of_rows(size_t rows, size_t n, size_t n_of_block)
 {
     return dim3((unsigned)rows, (unsigned)((n + n_of_block - 1) / n_of_block));
+}
+
+/* Part number `part` of x's elements as those of y, which has zeros behind the n of x. */
+template <typename FROM, typename TO>
+HY_DEVICE void convert_batch(const typename FROM::bits *x, size_t n, typename TO::bits *y,
+                             size_t n_padded, size_t part)
+{
+    const size_t first = part * THREADS * BATCH + hy_thread();
+    float values[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; k++) {
+        size_t i = first + k * THREADS;
+        values[k] = i < n ? FROM::widen(hy_load(x + i)) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < BATCH; k++)
+        if (first + k * THREADS < n_padded)
+            hy_store(y + first + k * THREADS, TO::narrow(values[k]));
 }
 
 /* --------------------------------------------------------------- embeddings */
@@ -22,25 +41,34 @@ embed_rows(struct hy_embed_args args)
     const size_t id = (size_t)hy_load(args.ids + t);
     const typename ELEMENT::bits *row =
         static_cast<const typename ELEMENT::bits *>(args.table.data) + id * n;
-    const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
-    float values[BATCH];
-#pragma unroll
-    for (int k = 0; k < BATCH; k++) {
-        size_t i = first + k * THREADS;
-        values[k] = i < n ? ELEMENT::widen(hy_load(row + i)) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < BATCH; k++)
-        if (first + k * THREADS < n)
-            hy_store(args.y + t * n + first + k * THREADS, values[k]);
+    convert_batch<ELEMENT, hy_element_f32>(row, n, args.y + t * n, n, hy_block().y);
+}
+
+/* The same of a quantised table, s = 1 or, of INT4, 1/2: reads T (s n + (2 + 4) n / 8), writes
+ * 4 T n. */
+template <int DTYPE> static HY_KERNEL __launch_bounds__(THREADS)
+embed_quantised(struct hy_embed_args args)
+{
+    const size_t n = args.table.columns, t = hy_block().x;
+    const unsigned i = (hy_block().y * THREADS + hy_thread()) * HY_EIGHT;
+    float values[HY_EIGHT];
+    if (i >= n)
+        return;
+    hy_load_eight<DTYPE>(args.table, (size_t)hy_load(args.ids + t), i, values);
+    hy_store_eight(args.y + t * n + i, values);
 }
 
 void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t rows)
 {
     const dim3 grid = grid_of_rows(rows, args->table.columns, THREADS * BATCH);
+    const dim3 grid_of_eights = grid_of_rows(rows, args->table.columns, THREADS * HY_EIGHT);
     if (rows == 0 || args->table.columns == 0)
         return;
-    if (args->table.dtype == HYMBA_DTYPE_F32)
+    if (args->table.dtype == HYMBA_DTYPE_INT8)
+        hy_launch(stream, embed_quantised<HYMBA_DTYPE_INT8>, grid_of_eights, THREADS, 0, *args);
+    else if (args->table.dtype == HYMBA_DTYPE_INT4)
+        hy_launch(stream, embed_quantised<HYMBA_DTYPE_INT4>, grid_of_eights, THREADS, 0, *args);
+    else if (args->table.dtype == HYMBA_DTYPE_F32)
         hy_launch(stream, embed_rows<hy_element_f32>, grid, THREADS, 0, *args);
     else if (args->table.dtype == HYMBA_DTYPE_F16)
         hy_launch(stream, embed_rows<hy_element_f16>, grid, THREADS, 0, *args);
@@ -236,30 +264,12 @@ cache_floats(struct hy_cache_rows_args args)
              ELEMENT::narrow(hy_load(args.x + t * args.x_stride + i)));
 }
 
-HY_DEVICE uint32_t to_bits(float value)
-{
-    union {
-        float value;
-        uint32_t bits;
-    } number = {value};
-    return number.bits;
-}
-
-HY_DEVICE float from_bits(uint32_t bits)
-{
-    union {
-        uint32_t bits;
-        float value;
-    } number = {bits};
-    return number.value;
-}
-
 /* The greatest magnitude of a row that a warp has; the order of bit patterns puts NaN above all. */
 HY_DEVICE float greatest_of_warp(const float *x, size_t n)
 {
     uint32_t most = 0;
     for (size_t i = hy_thread() % HY_WARP; i < n; i += HY_WARP) {
-        uint32_t bits = to_bits(hy_load(x + i)) & 0x7fffffffu;
+        uint32_t bits = hy_to_bits(hy_load(x + i)) & 0x7fffffffu;
         most = bits > most ? bits : most;
     }
 #pragma unroll
@@ -267,7 +277,7 @@ HY_DEVICE float greatest_of_warp(const float *x, size_t n)
         uint32_t other = hy_shuffle_xor(most, mask);
         most = other > most ? other : most;
     }
-    return from_bits(most);
+    return hy_from_bits(most);
 }
 
 /* hy_can_round, on the device. */
@@ -296,7 +306,7 @@ static HY_KERNEL __launch_bounds__(THREADS) cache_int8(struct hy_cache_rows_args
         hy_store(y + i, (unsigned char)(usable ? (int)rintf(value * factor) : 0));
     }
     if (lane < sizeof(float))
-        hy_store(y + n + lane, (unsigned char)(to_bits(scale) >> (8 * lane)));
+        hy_store(y + n + lane, (unsigned char)(hy_to_bits(scale) >> (8 * lane)));
 }
 
 void hy_cuda_cache_rows(cudaStream_t stream, const struct hy_cache_rows_args *args, size_t rows)
@@ -347,18 +357,9 @@ void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size
 static HY_KERNEL __launch_bounds__(THREADS) round_rows(struct hy_round_args args)
 {
     const size_t t = hy_block().x, n = args.n, n_padded = (n + 31) / 32 * 32;
-    const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
     uint16_t *y = static_cast<uint16_t *>(args.y.data) + t * args.y.stride;
-    float values[BATCH];
-#pragma unroll
-    for (int k = 0; k < BATCH; k++) {
-        size_t i = first + k * THREADS;
-        values[k] = i < n ? hy_load(args.x + t * args.x_stride + i) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < BATCH; k++)
-        if (first + k * THREADS < n_padded)
-            hy_store(y + first + k * THREADS, hy_to_bf16(values[k]));
+    convert_batch<hy_element_f32, hy_element_bf16>(args.x + t * args.x_stride, n, y, n_padded,
+                                                   hy_block().y);
 }
 
 void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t rows)
@@ -373,17 +374,7 @@ void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t
 template <typename FROM, typename TO> static HY_KERNEL __launch_bounds__(THREADS)
 convert_elements(const typename FROM::bits *x, typename TO::bits *y, size_t n)
 {
-    const size_t first = (size_t)hy_block().x * THREADS * BATCH + hy_thread();
-    float values[BATCH];
-#pragma unroll
-    for (int k = 0; k < BATCH; k++) {
-        size_t i = first + k * THREADS;
-        values[k] = i < n ? FROM::widen(hy_load(x + i)) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < BATCH; k++)
-        if (first + k * THREADS < n)
-            hy_store(y + first + k * THREADS, TO::narrow(values[k]));
+    convert_batch<FROM, TO>(x, n, y, n, hy_block().x);
 }
 
 template <typename FROM, typename TO>

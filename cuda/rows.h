@@ -10,7 +10,8 @@
 #include "backend/device.h"
 #include "portable.h"
 
-/* The table is of a float type and lies at a multiple of its element's size. */
+/* The table lies at a multiple of its element's size; of a quantised one, table and y are at
+ * multiples of 16 bytes. */
 void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t rows);
 
 void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, size_t rows);

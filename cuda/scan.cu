@@ -1,6 +1,7 @@
 #include "scan.h"
 
 #include "element.h"
+#include "sequence.h"
 
 /*
  * Both kernels compute the same expressions in the same order. Of a channel's states, the LANES
@@ -32,22 +33,6 @@ HY_DEVICE float output(float sum, float d, float x, float z)
     return hy_fma(d, x, sum) * hy_silu(z);
 }
 
-/* What a thread needs of a sequence: 24 bytes. */
-struct scan_sequence {
-    size_t row, n_rows;
-    float *state;
-};
-
-HY_DEVICE struct scan_sequence load_sequence(const struct hy_scan_args &args, size_t index)
-{
-    const struct hy_state_sequence *sequence = args.sequences + index;
-    struct scan_sequence loaded;
-    loaded.row = hy_load(&sequence->segment.row);
-    loaded.n_rows = hy_load(&sequence->segment.n_rows);
-    loaded.state = hy_load(&sequence->ssm_state);
-    return loaded;
-}
-
 /* ------------------------------------------------------- chunks of 16 rows */
 
 /*
@@ -76,7 +61,7 @@ template <int STATES> struct scan_input {
 
 /* row counts from the segment's first. Zeros for what does not exist. */
 template <int STATES>
-HY_DEVICE void load_input(const struct hy_scan_args &args, const struct scan_sequence &sequence,
+HY_DEVICE void load_input(const struct hy_scan_args &args, const struct hy_sequence &sequence,
                           size_t row, size_t channel, struct scan_input<STATES> &input)
 {
     bool has_row = row < sequence.n_rows, has_value = has_row && channel < args.n;
@@ -173,7 +158,8 @@ static HY_KERNEL __launch_bounds__(CHUNK_THREADS) scan_chunks(struct hy_scan_arg
     hy_shared<float2> bc(sizeof(float2) * ROWS * CHANNELS, ROWS * LANES * STATES);
     hy_shared<float> sums(first_sum, ROWS * (CHANNELS + 1));
     hy_shared<float> d(first_sum + sizeof(float) * ROWS * (CHANNELS + 1), CHANNELS);
-    struct scan_sequence sequence = load_sequence(args, hy_block().y);
+    struct hy_sequence sequence =
+        hy_load_sequence<&hy_state_sequence::ssm_state>(args.sequences + hy_block().y);
     if (sequence.n_rows == 0)
         return;
 
@@ -274,7 +260,8 @@ HY_DEVICE float sum_of_sums(float sums[LANES])
 static HY_KERNEL __launch_bounds__(ROW_THREADS) scan_rows(struct hy_scan_args args)
 {
     hy_shared<float2> bc(0, args.state_size);
-    struct scan_sequence sequence = load_sequence(args, hy_block().y);
+    struct hy_sequence sequence =
+        hy_load_sequence<&hy_state_sequence::ssm_state>(args.sequences + hy_block().y);
     const size_t channel = (size_t)hy_block().x * ROW_THREADS + hy_thread();
     const bool has_channel = channel < args.n;
     const float d = has_channel && sequence.n_rows > 0 ? hy_load(args.d + channel) : 0.0f;

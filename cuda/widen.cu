@@ -1,42 +1,55 @@
 #include "widen.h"
 
+#include "element.h"
+#include "quantised.h"
+
 enum { THREADS = 256 };
 
-/* Element i of a row, without its scale. */
-template <int DTYPE> HY_DEVICE float load_weight(const unsigned char *row, size_t i)
+static dim3 grid_of(const struct hy_widen_args *args, size_t elements_of_block)
 {
-    if (DTYPE == HYMBA_DTYPE_F16)
-        return hy_from_f16(hy_load((const uint16_t *)row + i));
-    if (DTYPE == HYMBA_DTYPE_BF16)
-        return hy_from_bf16(hy_load((const uint16_t *)row + i));
-    if (DTYPE == HYMBA_DTYPE_INT8)
-        return (float)((int)hy_load(row + i) - 128);
-    return (float)((hy_load(row + i / 2) >> (i % 2 * 4) & 15) - 8);
+    return dim3((unsigned)((args->w.columns + elements_of_block - 1) / elements_of_block),
+                (unsigned)args->n_rows);
 }
 
-/* Reads n_rows rows of weights and their scales, an INT4 byte twice; writes n_rows * columns
- * floats. */
-template <int DTYPE> HY_KERNEL widen(struct hy_widen_args args, size_t row_bytes)
+/* Reads 2 n_rows * columns bytes and writes 4 n_rows * columns. */
+template <typename FROM> static HY_KERNEL __launch_bounds__(THREADS)
+widen_floats(struct hy_widen_args args)
 {
-    size_t i = (size_t)hy_block().x * THREADS + hy_thread();
-    size_t j = hy_block().y;
+    const size_t i = (size_t)hy_block().x * THREADS + hy_thread(), j = hy_block().y;
     if (i >= args.w.columns)
         return;
-    const unsigned char *row = (const unsigned char *)args.w.data + (args.first + j) * row_bytes;
-    float value = load_weight<DTYPE>(row, i);
-    if (DTYPE == HYMBA_DTYPE_INT8 || DTYPE == HYMBA_DTYPE_INT4)
-        value *= hy_from_bf16(hy_load((const uint16_t *)args.w.scales
-                                      + ((args.first + j) * args.w.columns + i) / args.w.group));
-    hy_store(args.y + j * args.y_stride + i, value);
+    const typename FROM::bits *row =
+        (const typename FROM::bits *)args.w.data + (args.first + j) * args.stride;
+    hy_store((float *)args.y + j * args.y_stride + i, FROM::widen(hy_load(row + i)));
 }
 
-template <int DTYPE> static void launch(cudaStream_t stream, const struct hy_widen_args *args)
+template <typename FROM> static void launch(cudaStream_t stream, const struct hy_widen_args *args)
 {
-    size_t row_bytes = DTYPE == HYMBA_DTYPE_INT4   ? args->stride / 2
-                       : DTYPE == HYMBA_DTYPE_INT8 ? args->stride
-                                                   : 2 * args->stride;
-    dim3 grid((unsigned)((args->w.columns + THREADS - 1) / THREADS), (unsigned)args->n_rows);
-    hy_launch(stream, widen<DTYPE>, grid, THREADS, 0, *args, row_bytes);
+    hy_launch(stream, widen_floats<FROM>, grid_of(args, THREADS), THREADS, 0, *args);
+}
+
+/* n = n_rows * columns elements, of s bytes in y: reads n bytes, or n / 2 of INT4, and 2 n / 8 of
+ * scales (each again for every eight elements of its group); writes s n. */
+template <int DTYPE, typename TO> static HY_KERNEL __launch_bounds__(THREADS)
+widen_quantised(struct hy_widen_args args)
+{
+    const unsigned i = (hy_block().x * THREADS + hy_thread()) * HY_EIGHT;
+    const size_t j = hy_block().y;
+    float values[HY_EIGHT];
+    if (i >= args.w.columns)
+        return;
+    hy_load_eight<DTYPE>(args.w, args.first + j, i, values);
+    hy_store_eight((typename TO::bits *)args.y + j * args.y_stride + i, values);
+}
+
+template <int DTYPE>
+static void launch_quantised(cudaStream_t stream, const struct hy_widen_args *args)
+{
+    const dim3 grid = grid_of(args, THREADS * HY_EIGHT);
+    if (args->y_dtype == HYMBA_DTYPE_F32)
+        hy_launch(stream, widen_quantised<DTYPE, hy_element_f32>, grid, THREADS, 0, *args);
+    else
+        hy_launch(stream, widen_quantised<DTYPE, hy_element_bf16>, grid, THREADS, 0, *args);
 }
 
 void hy_cuda_widen(cudaStream_t stream, const struct hy_widen_args *args)
@@ -44,11 +57,11 @@ void hy_cuda_widen(cudaStream_t stream, const struct hy_widen_args *args)
     if (args->n_rows == 0 || args->w.columns == 0)
         return;
     if (args->w.dtype == HYMBA_DTYPE_F16)
-        launch<HYMBA_DTYPE_F16>(stream, args);
+        launch<hy_element_f16>(stream, args);
     else if (args->w.dtype == HYMBA_DTYPE_BF16)
-        launch<HYMBA_DTYPE_BF16>(stream, args);
+        launch<hy_element_bf16>(stream, args);
     else if (args->w.dtype == HYMBA_DTYPE_INT8)
-        launch<HYMBA_DTYPE_INT8>(stream, args);
+        launch_quantised<HYMBA_DTYPE_INT8>(stream, args);
     else
-        launch<HYMBA_DTYPE_INT4>(stream, args);
+        launch_quantised<HYMBA_DTYPE_INT4>(stream, args);
 }

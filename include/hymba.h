@@ -510,11 +510,13 @@ HYMBA_API hymba_status hymba_text_stream_finish(hymba_text_stream *stream, const
  */
 enum {
     HYMBA_COMPUTE_DEFAULT = 0, /* INT8 if the model has quantised weights, BF16 if it has bf16
-                                  weights and the processor multiplies bf16, otherwise F32;
-                                  hymba_context_get_info tells */
+                                  weights and the processor multiplies bf16, otherwise F32; on
+                                  a device as docs/devices.md says; hymba_context_get_info
+                                  tells */
     HYMBA_COMPUTE_F32 = 1,     /* activations and products in f32 */
     HYMBA_COMPUTE_BF16 = 2,    /* activations are rounded to bf16 before they are multiplied with
-                                  bf16 weights; other weights as with F32 */
+                                  bf16 weights, on a device also with quantised ones, rounded
+                                  to bf16; other weights as with F32 */
     HYMBA_COMPUTE_INT8 = 3     /* as BF16; and activations are rounded to int8, with a scale for
                                   each group, before they are multiplied with int8 or int4
                                   weights */
@@ -620,11 +622,20 @@ HYMBA_API hymba_status hymba_context_get_info(const hymba_context *context,
  * Measures for some tenths of a second how fast the context multiplies when all operands lie in
  * its processors' caches, in the arithmetic and with the type of weights of the model's
  * projections: *rate is operations per second, two for each multiply-add. What a prompt's
- * products can reach at most. Errors: ARGUMENT, MEMORY, BUSY, CANCELLED, UNSUPPORTED (not on the
- * CPU).
+ * products can reach at most. On a device: the best of products of large squares. Errors:
+ * ARGUMENT, MEMORY, BUSY, CANCELLED, DEVICE.
  */
 HYMBA_API hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
                                                       hymba_error *error);
+
+/*
+ * Measures for less than a tenth of a second how fast the context's device copies within its
+ * memory, of which it takes so many bytes meanwhile: *rate is bytes per second, read and written.
+ * Errors: ARGUMENT, MEMORY (not so many are free), BUSY, CANCELLED, DEVICE, UNSUPPORTED (on the
+ * CPU).
+ */
+HYMBA_API hymba_status hymba_context_measure_bandwidth(hymba_context *context, uint64_t bytes,
+                                                       double *rate, hymba_error *error);
 
 /*
  * Makes the call that is running on the context return HYMBA_ERROR_CANCELLED within one layer; no

@@ -95,6 +95,21 @@ hymba_status hymba_context_measure_products(hymba_context *context, double *rate
     return status;
 }
 
+hymba_status hymba_context_measure_bandwidth(hymba_context *context, uint64_t bytes, double *rate,
+                                             hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status == HYMBA_OK)
+        status = hy_require(rate, "rate", error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_context_measure_bandwidth(context, bytes, rate, error);
+    hy_context_leave(context);
+    return status;
+}
+
 void hymba_context_cancel(hymba_context *context)
 {
     if (context)

@@ -12,6 +12,9 @@
 
 enum { ROWS_MOST = OPTION_ITEMS_MOST + OPTION_ITEMS_MOST * OPTION_ITEMS_MOST, PIECE_TOKENS = 512 };
 
+/* Of a device's memory; with less, copies would say nothing. */
+enum { LEAST_COPIED = 2 << 20 };
+
 struct bench_options {
     const char *model;
     struct option_list prefill, depth, batch;
@@ -46,7 +49,8 @@ struct bench {
     size_t n_rows;
     double load_seconds;
     uint64_t peak_bytes;
-    struct bandwidth *bandwidth;
+    struct bandwidth *bandwidth; /* NULL on a device, where copies of so many bytes are measured */
+    uint64_t copied_bytes;
     double read_bandwidth; /* bytes per second, the last measured */
     double best_bandwidth;
     double matrix_rate;    /* operations per second */
@@ -60,7 +64,8 @@ static void describe(struct option_set *set, struct bench_options *options)
                   "at each depth (tokens the sessions hold already). Also the time to load, the\n"
                   "peak of resident memory without this program's own buffer, and the machine's\n"
                   "read bandwidth over a buffer of several gigabytes: before and after each row,\n"
-                  "whose share is of the higher rate of the two.\n"
+                  "whose share is of the higher rate of the two. On a device it is that of copies\n"
+                  "within the device's memory, bytes read and written.\n"
                   "The sessions of a batch are forks of one: what full-attention layers keep of\n"
                   "the tokens up to the depth is one copy in memory, unless --separate is given.\n"
                   "Bytes per step are what a pass must read at least once: weights, cached keys\n"
@@ -81,7 +86,7 @@ static void describe(struct option_set *set, struct bench_options *options)
                 "fill each session of a batch by itself: slower, nothing shared");
     option_integer(set, 0, "read-buffer", &options->read_buffer, 64, 1u << 20,
                    "megabytes read to measure the bandwidth, but at most a third\n"
-                   "of the free memory (default: 4096)");
+                   "of the free memory, on a device what is free (default: 4096)");
     option_flag(set, 0, "json", &options->json,
                 "print a JSON object: read_gb_s, matrix_gflop_s, rows...");
     add_compute_options(set, &options->compute);
@@ -277,10 +282,33 @@ static int count_operations(const struct bench *bench, uint64_t begin, uint64_t 
     return status;
 }
 
+static bool is_on_device(const struct bench *bench)
+{
+    return strcmp(bench->context_info.device, "cpu") != 0;
+}
+
+/* With what is left of the device's memory, if that is less. */
+static int measure_copies(struct bench *bench)
+{
+    hymba_error error;
+    hymba_error_init(&error, sizeof error);
+    for (;;) {
+        hymba_status status = hymba_context_measure_bandwidth(bench->context, bench->copied_bytes,
+                                                              &bench->read_bandwidth, &error);
+        if (status == HYMBA_OK)
+            return STATUS_OK;
+        if (status != HYMBA_ERROR_MEMORY || bench->copied_bytes < LEAST_COPIED)
+            return fail_library(NULL, status, &error);
+        bench->copied_bytes /= 2;
+    }
+}
+
 /* The machine's speed may change from row to row: the bandwidth is measured beside each. */
 static int measure_bandwidth(struct bench *bench)
 {
-    int status = bandwidth_measure(bench->bandwidth, &bench->read_bandwidth);
+    int status = is_on_device(bench)
+                     ? measure_copies(bench)
+                     : bandwidth_measure(bench->bandwidth, &bench->read_bandwidth);
     if (bench->read_bandwidth > bench->best_bandwidth)
         bench->best_bandwidth = bench->read_bandwidth;
     return status;
@@ -471,6 +499,21 @@ static int measure_matrix_rate(struct bench *bench)
     return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
 }
 
+/* The buffer whose bandwidth is measured: the host's, or as much of the device's. */
+static int prepare_bandwidth(struct bench *bench)
+{
+    uint64_t size = bench->options->read_buffer << 20;
+    if (!is_on_device(bench))
+        return bandwidth_open(&bench->bandwidth, bench->context_info.n_threads, size);
+    bench->copied_bytes = size;
+    return STATUS_OK;
+}
+
+static uint64_t buffer_bytes(const struct bench *bench)
+{
+    return bench->bandwidth ? bandwidth_size(bench->bandwidth) : bench->copied_bytes;
+}
+
 static int measure(struct bench *bench)
 {
     int status = load(bench);
@@ -480,8 +523,7 @@ static int measure(struct bench *bench)
         status = prepare(bench);
     peak_before = peak_resident_bytes();
     if (status == STATUS_OK)
-        status = bandwidth_open(&bench->bandwidth, bench->context_info.n_threads,
-                                bench->options->read_buffer << 20);
+        status = prepare_bandwidth(bench);
     progress_begin("bench", "rows");
     if (status == STATUS_OK)
         status = measure_matrix_rate(bench);
@@ -493,8 +535,9 @@ static int measure(struct bench *bench)
     interrupt_cancels_context(NULL);
     if (status != STATUS_OK)
         return status;
-    /* The buffer is resident from before the rows to the end. */
-    uint64_t peak = peak_resident_bytes(), own = bandwidth_size(bench->bandwidth);
+    /* The host's buffer is resident from before the rows to the end. */
+    uint64_t peak = peak_resident_bytes();
+    uint64_t own = bench->bandwidth ? bandwidth_size(bench->bandwidth) : 0;
     bench->peak_bytes = peak > peak_before + own ? peak - own : peak_before;
     return STATUS_OK;
 }
@@ -530,29 +573,30 @@ static json_t *rows_to_json(const struct bench *bench)
 static int print_as_json(const struct bench *bench)
 {
     return print_json(json_pack(
-        "{s:s, s:I, s:I, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:I, s:o}", "model",
+        "{s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:I, s:o}", "model",
         bench->options->model ? bench->options->model : "demo", "parameters",
         (json_int_t)bench->info.n_parameters, "weight_bytes", (json_int_t)bench->info.weight_bytes,
-        "cpu", bench->context_info.cpu, "compute",
+        "device", bench->context_info.device, "cpu", bench->context_info.cpu, "compute",
         hymba_compute_name(bench->context_info.compute), "threads",
         (json_int_t)bench->context_info.n_threads,
         "read_gb_s", bench->best_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
-        "read_buffer_bytes", (json_int_t)bandwidth_size(bench->bandwidth), "load_s",
+        "read_buffer_bytes", (json_int_t)buffer_bytes(bench), "load_s",
         bench->load_seconds, "peak_rss_bytes", (json_int_t)bench->peak_bytes, "rows",
         rows_to_json(bench)));
 }
 
 static int print_as_text(const struct bench *bench)
 {
-    printf("model %s: %" PRIu64 " parameters, %.1f MB of weights; %s, %" PRIu32 " threads\n",
+    bool on_device = is_on_device(bench);
+    printf("model %s: %" PRIu64 " parameters, %.1f MB of weights; %s%s%s, %" PRIu32 " threads\n",
            bench->options->model ? bench->options->model : "demo", bench->info.n_parameters,
-           (double)bench->info.weight_bytes / 1e6, bench->context_info.cpu,
-           bench->context_info.n_threads);
-    printf("load %.3f s, peak memory %.1f MB, read bandwidth %.2f GB/s (%.1f GB buffer),\n"
+           (double)bench->info.weight_bytes / 1e6, on_device ? bench->context_info.device : "",
+           on_device ? ": " : "", bench->context_info.cpu, bench->context_info.n_threads);
+    printf("load %.3f s, peak memory %.1f MB, %s bandwidth %.2f GB/s (%.1f GB buffer),\n"
            "products %.1f Gop/s in %s arithmetic\n\n",
-           bench->load_seconds, (double)bench->peak_bytes / 1e6, bench->best_bandwidth / 1e9,
-           (double)bandwidth_size(bench->bandwidth) / 1e9, bench->matrix_rate / 1e9,
-           hymba_compute_name(bench->context_info.compute));
+           bench->load_seconds, (double)bench->peak_bytes / 1e6, on_device ? "copy" : "read",
+           bench->best_bandwidth / 1e9, (double)buffer_bytes(bench) / 1e9,
+           bench->matrix_rate / 1e9, hymba_compute_name(bench->context_info.compute));
     printf("%-8s %8s %8s %6s %12s %12s %10s %10s\n", "kind", "tokens", "depth", "batch",
            "tokens/s", "MB/step", "bandwidth", "products");
     for (size_t i = 0; i < bench->n_rows; i++) {

@@ -69,7 +69,8 @@ struct hy_device_ops {
     uint32_t interface_version; /* HY_DEVICE_INTERFACE */
     size_t struct_size;
 
-    /* DEVICE if there is no such device or driver, or one that is too old. */
+    /* DEVICE if there is no such device or driver, or one that is too old; MEMORY if the host or
+     * the device has none left for it. */
     hymba_status (*open)(const struct hy_device_params *params, struct hy_device **device,
                          hymba_error *error);
     void (*close)(struct hy_device *device);
@@ -80,10 +81,13 @@ struct hy_device_ops {
     void (*release)(struct hy_device *device, void *data); /* after all that is queued */
 
     void (*copy)(struct hy_device *device, const struct hy_copy_args *args);
+    /* Copies within the device, made together: none writes what another one reads or writes. */
+    void (*copy_list)(struct hy_device *device, const struct hy_copy_args *copies, size_t n);
     void (*fill)(struct hy_device *device, void *data, int byte, size_t bytes);
     void (*convert)(struct hy_device *device, const struct hy_convert_args *args);
 
-    /* Rows and meaning as in kernel.h; whole ops. */
+    /* Rows and meaning as in kernel.h; whole ops. With rows rounded to BF16, matmul may round
+     * quantised weights to bf16, too. Matrices lie at multiples of 256, and so do their scales. */
     void (*embed)(struct hy_device *device, const struct hy_embed_args *args, size_t rows);
     void (*rms_norm)(struct hy_device *device, const struct hy_rms_norm_args *args, size_t rows);
     void (*matmul)(struct hy_device *device, const struct hy_matmul_args *args);

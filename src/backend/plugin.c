@@ -9,7 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096, MAX_INDEX = 255 };
+enum {
+    PATH_BYTES = 4096,
+    HELD_PATH = PATH_BYTES + 64, /* of a file in such a folder */
+    MAX_INDEX = 255,
+};
 
 static const char file_name[] = "libhymba-cuda.so";
 static const char variable[] = "HYMBA_CUDA_PLUGIN";
@@ -56,12 +60,11 @@ static bool find_own_file(char *path)
     static const char anchor = 0;
     Dl_info info;
     void *extra = NULL;
-#ifdef __GLIBC__
     const char *name = "";
+#ifdef __GLIBC__
     if (dladdr1(&anchor, &info, &extra, RTLD_DL_LINKMAP) && extra)
         name = ((const struct link_map *)extra)->l_name; /* empty for the program */
 #else
-    const char *name = "";
     (void)extra;
     if (dladdr(&anchor, &info) && strstr(info.dli_fname, ".so"))
         name = info.dli_fname;
@@ -77,7 +80,7 @@ static bool find_own_file(char *path)
 /* Where a plug-in may lie: beside this code, and in the lib folder beside its folder. */
 struct candidates {
     char folder[PATH_BYTES];
-    char paths[2][PATH_BYTES + 64];
+    char paths[2][HELD_PATH];
 };
 
 static bool list_candidates(struct candidates *candidates)
@@ -117,7 +120,7 @@ static hymba_status find_library(const struct hy_memory *memory, void **library,
             return hy_fail(error, HYMBA_ERROR_DEVICE,
                            "the environment variable %s: found \"%s\", expected an absolute path",
                            variable, given);
-        snprintf(path_used, PATH_BYTES, "%s", given);
+        snprintf(path_used, HELD_PATH, "%s", given);
         return open_library(given, library, error);
     }
     struct hy_memory own = {.host = memory->host};
@@ -133,7 +136,7 @@ static hymba_status find_library(const struct hy_memory *memory, void **library,
     for (int i = 0; status == HYMBA_OK && !found && i < 2; i++) {
         found = access(candidates->paths[i], F_OK) == 0;
         if (found) {
-            snprintf(path_used, PATH_BYTES, "%s", candidates->paths[i]);
+            snprintf(path_used, HELD_PATH, "%s", candidates->paths[i]);
             status = open_library(candidates->paths[i], library, error);
         }
     }
@@ -195,12 +198,16 @@ static hymba_status open_device(struct hy_plugin *plugin, int index, int compute
     return HYMBA_OK;
 }
 
-static hymba_status open_all(struct hy_plugin *plugin, int index, int compute, char *path,
-                             hymba_error *error)
+static hymba_status open_all(struct hy_plugin *plugin, int index, int compute, hymba_error *error)
 {
+    struct hy_memory own = {.host = plugin->memory.host};
+    char *path = hy_alloc(&own, HELD_PATH);
+    if (!path)
+        return hy_no_memory(error, HELD_PATH, "the path of the plug-in");
     hymba_status status = find_library(&plugin->memory, &plugin->library, path, error);
     if (status == HYMBA_OK)
         status = find_table(plugin->library, path, &plugin->ops, error);
+    hy_free(&own, path);
     if (status == HYMBA_OK)
         status = open_device(plugin, index, compute, error);
     return status;
@@ -212,21 +219,15 @@ hymba_status hy_plugin_open(const struct hy_memory *memory, int index, int compu
     struct hy_memory own = {.host = memory->host};
     *out = NULL;
     struct hy_plugin *plugin = hy_alloc_zero(&own, 1, sizeof *plugin);
-    char *path = hy_alloc(&own, PATH_BYTES);
-    hymba_status status = plugin && path ? HYMBA_OK
-                                         : hy_no_memory(error, PATH_BYTES, "a plug-in's record");
-    if (status == HYMBA_OK) {
-        hy_memory_inherit(&plugin->memory, memory);
-        snprintf(plugin->label, sizeof plugin->label, "cuda:%d", index);
-        status = open_all(plugin, index, compute, path, error);
-    }
-    hy_free(&own, path);
+    if (!plugin)
+        return hy_no_memory(error, sizeof *plugin, "a plug-in's record");
+    hy_memory_inherit(&plugin->memory, memory);
+    snprintf(plugin->label, sizeof plugin->label, "cuda:%d", index);
+    hymba_status status = open_all(plugin, index, compute, error);
     if (status == HYMBA_OK)
         *out = plugin;
-    else if (plugin && plugin->memory.host.free)
-        hy_plugin_close(plugin);
     else
-        hy_free(&own, plugin);
+        hy_plugin_close(plugin);
     return status;
 }
 

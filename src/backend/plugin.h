@@ -8,6 +8,9 @@
 #include "backend/device.h"
 #include "base/memory.h"
 
+/* Copies that are gathered before they are queued, at most. */
+enum { HY_GATHERED_COPIES = 1024 };
+
 struct hy_plugin {
     struct hy_memory memory; /* the hooks for the log and for this record */
     void *library;
@@ -17,6 +20,9 @@ struct hy_plugin {
     char label[24];          /* "cuda:0" */
     bool failed;             /* for good; *failure says why */
     hymba_error failure;
+    bool gathers;            /* copies within the device (store.h) */
+    size_t n_gathered;
+    struct hy_copy_args gathered[HY_GATHERED_COPIES];
 };
 
 /* Where a device's name leads. */
@@ -33,7 +39,7 @@ hymba_status hy_device_refuse(const char *name, hymba_error *error);
  * the one that the environment variable HYMBA_CUDA_PLUGIN names by an absolute path or, if it is
  * not set or empty, libhymba-cuda.so in the folder of the file that holds this code or in ../lib
  * beside it: never one from the current directory or from a search path. DEVICE, with what was
- * tried, if that fails.
+ * tried, if that fails; MEMORY where only memory is lacking.
  */
 hymba_status hy_plugin_open(const struct hy_memory *memory, int index, int compute,
                             struct hy_plugin **plugin, hymba_error *error);

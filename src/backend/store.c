@@ -8,6 +8,43 @@ static bool is_usable(const struct hy_plugin *plugin, size_t n)
     return n > 0 && !plugin->failed;
 }
 
+/* -------------------------------------------------------- gathering of copies */
+
+static void queue_gathered(struct hy_plugin *plugin)
+{
+    if (plugin->n_gathered > 0 && !plugin->failed)
+        plugin->ops->copy_list(plugin->device, plugin->gathered, plugin->n_gathered);
+    plugin->n_gathered = 0;
+}
+
+void hy_store_begin_copies(struct hy_plugin *plugin)
+{
+    if (plugin)
+        plugin->gathers = true;
+}
+
+void hy_store_end_copies(struct hy_plugin *plugin)
+{
+    if (!plugin)
+        return;
+    queue_gathered(plugin);
+    plugin->gathers = false;
+}
+
+static void queue_copy(struct hy_plugin *plugin, const struct hy_copy_args *args)
+{
+    if (!plugin->gathers || args->kind != HY_COPY_WITHIN) {
+        queue_gathered(plugin);
+        plugin->ops->copy(plugin->device, args);
+        return;
+    }
+    if (plugin->n_gathered == HY_GATHERED_COPIES)
+        queue_gathered(plugin);
+    plugin->gathered[plugin->n_gathered++] = *args;
+}
+
+/* --------------------------------------------------------------------- memory */
+
 void *hy_store_alloc(struct hy_memory *memory, struct hy_plugin *plugin, size_t bytes)
 {
     if (!plugin)
@@ -44,11 +81,15 @@ void hy_store_free(struct hy_memory *memory, struct hy_plugin *plugin, void *dat
 
 void hy_store_fill(struct hy_plugin *plugin, void *data, int byte, size_t bytes)
 {
-    if (!plugin)
+    if (!plugin) {
         memset(data, byte, bytes);
-    else if (is_usable(plugin, bytes))
+    } else if (is_usable(plugin, bytes)) {
+        queue_gathered(plugin);
         plugin->ops->fill(plugin->device, data, byte, bytes);
+    }
 }
+
+/* --------------------------------------------------------------------- copies */
 
 static void copy(struct hy_plugin *plugin, enum hy_copy_kind kind, void *to, const void *from,
                  size_t bytes)
@@ -65,7 +106,7 @@ static void copy(struct hy_plugin *plugin, enum hy_copy_kind kind, void *to, con
     if (!plugin && bytes > 0) /* of nothing the pointers may be NULL */
         memcpy(to, from, bytes);
     else if (plugin && is_usable(plugin, bytes))
-        plugin->ops->copy(plugin->device, &args);
+        queue_copy(plugin, &args);
 }
 
 void hy_store_copy(struct hy_plugin *plugin, void *to, const void *from, size_t bytes)
@@ -100,7 +141,7 @@ void hy_store_copy_rows(struct hy_plugin *plugin, void *to, size_t to_stride, co
             memcpy((unsigned char *)to + i * to_stride,
                    (const unsigned char *)from + i * from_stride, width);
     } else if (n_rows > 0 && is_usable(plugin, width)) {
-        plugin->ops->copy(plugin->device, &args);
+        queue_copy(plugin, &args);
     }
 }
 
@@ -109,10 +150,12 @@ static void convert(struct hy_plugin *plugin, const void *x, hymba_dtype x_dtype
 {
     struct hy_convert_args args = {
         .x = x, .x_dtype = x_dtype, .y = y, .y_dtype = y_dtype, .n = n};
-    if (x_dtype == y_dtype)
+    if (x_dtype == y_dtype) {
         hy_store_copy(plugin, y, x, n * hy_dtype_size(x_dtype));
-    else if (is_usable(plugin, n))
+    } else if (is_usable(plugin, n)) {
+        queue_gathered(plugin);
         plugin->ops->convert(plugin->device, &args);
+    }
 }
 
 void hy_store_to_f32(struct hy_plugin *plugin, const void *from, hymba_dtype dtype, float *to,
@@ -135,5 +178,8 @@ void hy_store_from_f32(struct hy_plugin *plugin, const float *from, hymba_dtype 
 
 hymba_status hy_store_finish(struct hy_plugin *plugin, hymba_error *error)
 {
-    return plugin ? hy_plugin_finish(plugin, error) : HYMBA_OK;
+    if (!plugin)
+        return HYMBA_OK;
+    queue_gathered(plugin);
+    return hy_plugin_finish(plugin, error);
 }

@@ -24,6 +24,14 @@ void hy_store_copy(struct hy_plugin *plugin, void *to, const void *from, size_t 
 void hy_store_copy_rows(struct hy_plugin *plugin, void *to, size_t to_stride, const void *from,
                         size_t from_stride, size_t width, size_t n_rows);
 
+/*
+ * Copies within the device between these two are made together, in few pieces of work: none of them
+ * may write what another one reads or writes. A fill, a conversion, or a copy from or to the host
+ * in between comes behind those before it; an op of the device may come first.
+ */
+void hy_store_begin_copies(struct hy_plugin *plugin);
+void hy_store_end_copies(struct hy_plugin *plugin);
+
 /* From the host; it may change the source at once. */
 void hy_store_put(struct hy_plugin *plugin, void *to, const void *host, size_t bytes);
 

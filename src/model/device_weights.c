@@ -36,33 +36,44 @@ static hymba_status copy_tensor(struct upload *upload, const unsigned char *data
     return HYMBA_OK;
 }
 
-/* Where the pointer to a slot's elements stands, and how many bytes they are. */
-static const void *find_data(struct hy_weights *weights, enum hy_slot slot, uint32_t layer,
-                             const struct hy_slot_info *info, size_t *bytes)
+/* Copies bytes of the host's and makes *data the place where they lie then; where only sizes are
+ * counted, *data stays, for the lists are the model's own. */
+static hymba_status move_tensor(struct upload *upload, const void **data, size_t bytes,
+                                hymba_error *error)
 {
-    const struct hy_matrix *matrix = hy_weights_matrix(weights, slot, layer);
-    *bytes = matrix ? matrix->rows * hy_row_bytes(matrix->dtype, matrix->columns)
-                    : (size_t)info->n_elements * sizeof(float);
-    return matrix ? matrix->data : *hy_weights_small(weights, slot, layer);
+    hymba_status status = HYMBA_OK;
+    if (upload->plugin) {
+        status = copy_tensor(upload, *data, bytes, error);
+        *data = upload->block + upload->used;
+    }
+    upload->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* less than the files' sum */
+    return status;
+}
+
+static hymba_status move_matrix(struct upload *upload, struct hy_matrix *matrix,
+                                hymba_error *error)
+{
+    size_t bytes = matrix->rows * hy_row_bytes(matrix->dtype, matrix->columns);
+    hymba_status status = move_tensor(upload, &matrix->data, bytes, error);
+    if (status != HYMBA_OK || !matrix->scales)
+        return status;
+    bytes = matrix->rows * (matrix->columns / matrix->group) * sizeof(uint16_t);
+    return move_tensor(upload, &matrix->scales, bytes, error);
 }
 
 static hymba_status visit(void *user, enum hy_slot slot, uint32_t layer,
                           const struct hy_slot_info *info, hymba_error *error)
 {
     struct upload *upload = user;
-    size_t bytes;
-    const void *data = find_data(upload->weights, slot, layer, info, &bytes);
-    hymba_status status = HYMBA_OK;
-    if (upload->plugin) {
-        struct hy_matrix *matrix = hy_weights_matrix(upload->weights, slot, layer);
-        status = copy_tensor(upload, data, bytes, error);
-        void *there = upload->block + upload->used;
-        if (matrix)
-            matrix->data = there;
-        else
-            *hy_weights_small(upload->weights, slot, layer) = there;
-    }
-    upload->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* less than the files' sum */
+    struct hy_matrix *matrix = hy_weights_matrix(upload->weights, slot, layer);
+    if (matrix)
+        return move_matrix(upload, matrix, error);
+    float **small = hy_weights_small(upload->weights, slot, layer);
+    const void *data = *small;
+    hymba_status status =
+        move_tensor(upload, &data, (size_t)info->n_elements * sizeof **small, error);
+    if (upload->plugin)
+        *small = (float *)data;
     return status;
 }
 
@@ -95,6 +106,7 @@ static hymba_status copy_list(hymba_model *model, struct hy_weights *weights, hy
         .head = host->head,
         .final_norm = host->final_norm,
         .layers = hy_alloc_array(&model->memory, n, sizeof *weights->layers),
+        .quantised = host->quantised,
         .bytes = host->bytes,
     };
     if (!weights->layers)
@@ -150,10 +162,6 @@ hymba_status hy_device_weights_get(hymba_model *model, struct hy_memory *memory,
                                    struct hy_device_weights **out, hymba_error *error)
 {
     *out = NULL;
-    if (model->weights.quantised)
-        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
-                       "cuda:%d computes with weights in f32, f16 and bf16, this model's are "
-                       "quantised", index);
     hymba_status status = HYMBA_OK;
     pthread_mutex_lock(&model->lock);
     struct hy_device_weights *copy = model->device_weights;

@@ -23,7 +23,7 @@ uint64_t hy_device_weights_bytes(const hymba_model *model);
 
 /*
  * The copy on a device, with one reference; memory is the context's, whose host is told how far it
- * is. UNSUPPORTED for weights that are quantised. Any thread.
+ * is. Any thread.
  */
 hymba_status hy_device_weights_get(hymba_model *model, struct hy_memory *memory, int index,
                                    struct hy_device_weights **out, hymba_error *error);

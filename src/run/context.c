@@ -93,6 +93,13 @@ static hymba_status create_frequencies(hymba_context *context, hymba_error *erro
     return HYMBA_OK;
 }
 
+/* Whether a plug-in's device is asked for. */
+static bool wants_plugin(const hymba_context_params *params)
+{
+    int index;
+    return hy_device_parse(params->device, &index) == HY_DEVICE_CUDA;
+}
+
 static struct hy_layout_params layout_params(const hymba_context_params *params)
 {
     return (struct hy_layout_params){
@@ -124,13 +131,14 @@ static hymba_status open_cpu(hymba_context *context, const hymba_context_params 
     return status;
 }
 
-/* bf16 products want weights of 16 bits and a device that has units for them; that is known only
- * once it is open. */
+/* bf16 products want weights of 16 bits or fewer and a device that has units for them; that is
+ * known only once it is open. */
 static hymba_status open_device(hymba_context *context, const hymba_context_params *params,
                                 int index, hymba_error *error)
 {
     hymba_model *model = context->model;
-    bool narrow = model->weights.embedding.dtype != HYMBA_DTYPE_F32, asked = params->compute != 0;
+    bool narrow = model->weights.quantised || model->weights.embedding.dtype != HYMBA_DTYPE_F32;
+    bool asked = params->compute != HYMBA_COMPUTE_DEFAULT;
     int compute = asked ? params->compute : narrow ? HYMBA_COMPUTE_BF16 : HYMBA_COMPUTE_F32;
     if (compute == HYMBA_COMPUTE_INT8)
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
@@ -183,7 +191,7 @@ static hymba_status build(hymba_context *context, const hymba_context_params *pa
     const struct hy_plan *plan = &context->model->plan;
     struct hy_layout_params layout = layout_params(params);
     hymba_status status = open_backend(context, params, error);
-    if (status == HYMBA_OK && context->model->weights.quantised)
+    if (status == HYMBA_OK && context->model->weights.quantised && !context->backend.plugin)
         status = hy_backend_reserve_matmul(&context->backend, hy_plan_max_columns(plan), error);
     if (status == HYMBA_OK)
         status = hy_layout_create(&context->memory, plan, &layout, &context->layout, error);
@@ -315,9 +323,7 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
                                     uint64_t *bytes, hymba_error *error)
 {
     const struct hy_config *config = &model->plan.config;
-    int index;
-    bool device = hy_device_parse(params->device, &index) == HY_DEVICE_CUDA;
-    size_t threads = device ? 0 : resolve_threads(params); /* a device keeps no scores */
+    size_t threads = wants_plugin(params) ? 0 : resolve_threads(params); /* it keeps no scores */
     size_t group = config->n_heads / config->n_kv_heads, keys = 0;
     uint64_t kept = n_tokens > 0 ? n_tokens - 1 : 0; /* of one call; the last state is no extra */
     uint64_t undo = n_tokens > layout->step_rows ? layout->ring_bytes : 0, states, scores;
@@ -344,7 +350,6 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
     struct hy_state_layout layout;
     struct hy_memory memory;
     size_t bytes = 0;
-    int index;
     hymba_status status = check_params(params, error);
     if (status != HYMBA_OK)
         return status;
@@ -357,7 +362,7 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
         status = hy_workspace_bytes(&model->plan, &layout, wanted.step_rows, &bytes, error);
     info->weight_bytes = model->weights.bytes;
     info->workspace_bytes = bytes;
-    if (hy_device_parse(params->device, &index) == HY_DEVICE_CUDA) {
+    if (wants_plugin(params)) {
         info->weight_bytes += hy_device_weights_bytes(model);
         info->workspace_bytes += hy_workspace_staging_bytes(&model->plan, wanted.step_rows);
     }

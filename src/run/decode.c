@@ -163,6 +163,7 @@ static void begin_items(struct call *call)
     size_t floats = hy_layout_recurrent_floats(&call->context->layout);
     unsigned char *undo = lists->undo;
     float *kept = lists->kept;
+    hy_store_begin_copies(call->context->backend.plugin);
     for (size_t i = 0; i < call->n; i++) {
         struct hy_state *state = &call->items[i].session->state;
         struct hy_item_progress *progress = &lists->progress[i];
@@ -183,6 +184,7 @@ static void begin_items(struct call *call)
             undo += hy_state_undo_bytes(state);
         }
     }
+    hy_store_end_copies(call->context->backend.plugin);
 }
 
 /* Which of a sequence's rows in this step are followed by a state to keep. */
@@ -342,17 +344,22 @@ static hymba_status append_step(struct call *call, size_t n, hymba_error *error)
 {
     struct hy_step_lists *lists = &call->context->lists;
     hymba_status status = HYMBA_OK;
+    hy_store_begin_copies(call->context->backend.plugin);
     for (size_t i = 0; i < n; i++) {
         const struct hy_step_sequence *sequence = &lists->sequences[i];
         const struct hy_segment *segment = &sequence->segment;
-        hymba_session *session = call->items[sequence->item].session;
-        struct hy_item_progress *progress = &lists->progress[sequence->item];
-        hy_state_append(&session->state, call->context->workspace.step_kv, segment->row,
-                        segment->n_rows);
-        progress->done += segment->n_rows;
+        hy_state_append(&call->items[sequence->item].session->state,
+                        call->context->workspace.step_kv, segment->row, segment->n_rows);
+        lists->progress[sequence->item].done += segment->n_rows;
+    }
+    hy_store_end_copies(call->context->backend.plugin);
+    for (size_t i = 0; i < n; i++) {
+        size_t item = lists->sequences[i].item;
+        const hymba_session *session = call->items[item].session;
+        uint64_t n_tokens = session->n_tokens + lists->progress[item].done;
         uint64_t interval = session->snapshots.interval;
-        if (status == HYMBA_OK && interval && (session->n_tokens + progress->done) % interval == 0)
-            status = take_snapshot(call, sequence->item, error);
+        if (status == HYMBA_OK && interval && n_tokens % interval == 0)
+            status = take_snapshot(call, item, error);
     }
     return status;
 }
@@ -387,13 +394,26 @@ static void commit_recurrent(struct call *call, size_t i)
     const struct hy_item_progress *progress = &call->context->lists.progress[i];
     struct hy_state *state = &call->items[i].session->state;
     size_t floats = hy_layout_recurrent_floats(&call->context->layout);
-    if (call->items[i].n_tokens <= call->context->layout.rewind_tokens)
-        hy_state_keep_present(state, progress->begin);
     for (size_t k = 0; k < progress->n_kept; k++)
         hy_state_keep(state, progress->begin + progress->first_kept + k,
                       progress->kept + k * floats);
     hy_state_store_recurrent(state, progress->recurrent);
-    hy_state_drop_unseen(state);
+}
+
+/* Those of all items; the states of before are kept before new ones take their places. */
+static void commit_all_recurrent(struct call *call)
+{
+    const hymba_context *context = call->context;
+    hy_store_begin_copies(context->backend.plugin);
+    for (size_t i = 0; i < call->n; i++)
+        if (call->items[i].n_tokens <= context->layout.rewind_tokens)
+            hy_state_keep_present(&call->items[i].session->state,
+                                  context->lists.progress[i].begin);
+    hy_store_end_copies(context->backend.plugin);
+    hy_store_begin_copies(context->backend.plugin);
+    for (size_t i = 0; i < call->n; i++)
+        commit_recurrent(call, i);
+    hy_store_end_copies(context->backend.plugin);
 }
 
 /* Lists the snapshots taken on the way, oldest first, as far as the budget goes. */
@@ -422,10 +442,11 @@ static void list_snapshots(hymba_session *session, struct hy_snapshot *newest)
 
 static void commit(struct call *call)
 {
+    commit_all_recurrent(call);
     for (size_t i = 0; i < call->n; i++) {
         const struct hy_item *item = &call->items[i];
         hymba_session *session = item->session;
-        commit_recurrent(call, i);
+        hy_state_drop_unseen(&session->state);
         list_snapshots(session, call->context->lists.progress[i].snapshots);
         memcpy(session->tokens + session->n_tokens, item->tokens,
                item->n_tokens * sizeof *item->tokens);
@@ -437,6 +458,9 @@ static void commit(struct call *call)
 
 static void roll_back(struct call *call)
 {
+    struct hy_plugin *plugin = call->context->backend.plugin;
+    hy_store_finish(plugin, NULL); /* a device takes no work before its failure was told */
+    hy_store_begin_copies(plugin);
     for (size_t i = 0; i < call->n; i++) {
         const struct hy_item_progress *progress = &call->context->lists.progress[i];
         hymba_session *session = call->items[i].session;
@@ -452,6 +476,7 @@ static void roll_back(struct call *call)
         session->logits_rows = 0; /* their memory may hold the failed call's */
         session->logits_of_last = false;
     }
+    hy_store_end_copies(plugin);
 }
 
 hymba_status hy_decode(hymba_context *context, const struct hy_item *items, size_t n,
@@ -497,7 +522,9 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
             status = hy_store_finish(context->backend.plugin, error);
         if (status != HYMBA_OK)
             return status;
+        hy_store_begin_copies(context->backend.plugin);
         hy_state_append(&state, context->workspace.step_kv, 0, sequence.segment.n_rows);
+        hy_store_end_copies(context->backend.plugin);
         status = hy_progress(&context->memory, HYMBA_PHASE_META, state.position, n_meta, error);
         if (status != HYMBA_OK)
             return status;

@@ -40,6 +40,15 @@ static void norm(const struct pass *pass, const float *x, size_t x_stride, const
     hy_backend_rms_norm(pass->backend, &args, pass->rows);
 }
 
+/* A device multiplies quantised weights as the bf16 that they are expanded to. */
+static hymba_dtype rounded_type(const struct pass *pass, hymba_dtype weights)
+{
+    int compute = pass->context->compute;
+    bool expands = pass->backend->plugin && compute == HYMBA_COMPUTE_BF16;
+    return hy_rounded_type(compute, expands && hy_is_quantised(weights) ? HYMBA_DTYPE_BF16
+                                                                        : weights);
+}
+
 /* Rows of x in the form that products with w take; dtype F32: as they are. */
 static struct hy_rounded round_rows(const struct pass *pass, const float *x, size_t x_stride,
                                     const struct hy_matrix *w)
@@ -50,7 +59,7 @@ static struct hy_rounded round_rows(const struct pass *pass, const float *x, siz
         .x_stride = x_stride,
         .n = w->columns,
         .y = {
-            .dtype = hy_rounded_type(pass->context->compute, w->dtype),
+            .dtype = rounded_type(pass, w->dtype),
             .data = work->rounded,
             .stride = (w->columns + 31) / 32 * 32,
             .scales = work->rounded_scales,
@@ -303,12 +312,14 @@ static size_t list_states(const struct pass *pass, const struct hy_layer_plan *l
 static void keep_states(const struct pass *pass, size_t wave, size_t offset, size_t floats)
 {
     size_t whole = hy_layout_recurrent_floats(&pass->context->layout);
+    hy_store_begin_copies(pass->backend->plugin);
     for (size_t i = 0; i < pass->n_sequences; i++) {
         const struct hy_step_sequence *sequence = &pass->sequences[i];
         if (sequence->keep_begin + wave < sequence->keep_end)
             hy_store_copy(pass->backend->plugin, sequence->kept + wave * whole + offset,
                           sequence->recurrent + offset, floats * sizeof(float));
     }
+    hy_store_end_copies(pass->backend->plugin);
 }
 
 static void convolve(const struct pass *pass, uint32_t index)

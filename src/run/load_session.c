@@ -43,17 +43,14 @@ static hymba_status take(struct loader *loader, void *data, size_t size, hymba_e
     return status == HYMBA_OK ? hy_container_take(&loader->reader, data, size, error) : status;
 }
 
-/* A part that is to lie where the context computes. equal: NULL, or bytes there that are compared
- * with it; *same becomes false if they differ. */
-static hymba_status take_stored(struct loader *loader, unsigned char *data, size_t size,
-                                const unsigned char *equal, bool *same, hymba_error *error)
+/* Piece by piece through the host's memory. */
+static hymba_status take_to_device(struct loader *loader, unsigned char *data, size_t size,
+                                   const unsigned char *equal, bool *same, hymba_error *error)
 {
     struct hy_plugin *plugin = loader->context->backend.plugin;
-    unsigned char *other = loader->staging ? loader->staging + HY_SAVED_PIECE : NULL;
-    hymba_status status = plugin ? HYMBA_OK : take(loader, data, size, error);
-    if (status == HYMBA_OK && !plugin && equal && memcmp(data, equal, size) != 0)
-        *same = false;
-    for (size_t done = 0, piece; plugin && status == HYMBA_OK && done < size; done += piece) {
+    unsigned char *other = loader->staging + HY_SAVED_PIECE;
+    hymba_status status = HYMBA_OK;
+    for (size_t done = 0, piece; status == HYMBA_OK && done < size; done += piece) {
         piece = hy_min_size(size - done, HY_SAVED_PIECE);
         status = take(loader, loader->staging, piece, error);
         if (status != HYMBA_OK)
@@ -62,9 +59,22 @@ static hymba_status take_stored(struct loader *loader, unsigned char *data, size
         if (equal)
             hy_store_get(plugin, other, equal + done, piece);
         status = hy_store_finish(plugin, error);
-        if (equal && memcmp(loader->staging, other, piece) != 0)
+        if (status == HYMBA_OK && equal && memcmp(loader->staging, other, piece) != 0)
             *same = false;
     }
+    return status;
+}
+
+/* A part that is to lie where the context computes. equal: NULL, or bytes there that are compared
+ * with it; *same becomes false if they differ. */
+static hymba_status take_stored(struct loader *loader, unsigned char *data, size_t size,
+                                const unsigned char *equal, bool *same, hymba_error *error)
+{
+    if (loader->staging)
+        return take_to_device(loader, data, size, equal, same, error);
+    hymba_status status = take(loader, data, size, error);
+    if (status == HYMBA_OK && equal && memcmp(data, equal, size) != 0)
+        *same = false;
     return status;
 }
 

@@ -20,7 +20,7 @@ struct operands {
     int32_t *sums;
 };
 
-static double now(void)
+double hy_measure_now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -62,16 +62,16 @@ static const struct hy_matrix *find_projection(const hymba_model *model)
 static hymba_status time_products(hymba_context *context, const struct hy_matmul_args *args,
                                   double *seconds, hymba_error *error)
 {
-    double begun = now(), end;
+    double begun = hy_measure_now(), end;
     *seconds = duration;
     do {
         hymba_status status = hy_context_check_cancel(context, error);
         if (status != HYMBA_OK)
             return status;
-        double start = now();
+        double start = hy_measure_now();
         for (int i = 0; i < RUN; i++)
             hy_backend_matmul(&context->backend, args);
-        end = now();
+        end = hy_measure_now();
         if ((end - start) / RUN < *seconds)
             *seconds = (end - start) / RUN;
     } while (end - begun < duration);
@@ -85,8 +85,7 @@ hymba_status hy_context_measure_products(hymba_context *context, double *rate, h
     struct operands operands = {0};
     double seconds = 0;
     if (context->backend.plugin)
-        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "products on %s cannot be measured",
-                       context->backend.device);
+        return hy_context_measure_squares(context, projection->dtype, rate, error);
     hymba_status status = allocate(&context->memory, columns, &operands, error);
     if (status != HYMBA_OK)
         return status;

@@ -25,7 +25,8 @@ struct pending {
 
 struct hy_device {
     struct hy_kernels kernels;
-    bool failed;
+    bool failed;  /* for good */
+    bool refuses; /* until finish */
     struct pending *pending;
 };
 
@@ -43,8 +44,10 @@ static int n_places; /* those behind were never used */
 static struct guarded_control control = {
     .interface_version = HY_DEVICE_INTERFACE,
     .n_devices = 2,
+    .fail_open = -1,
     .fail_allocation = -1,
     .fail_finish = -1,
+    .fail_embedding = -1,
     .finish_status = HYMBA_ERROR_DEVICE,
 };
 
@@ -137,7 +140,9 @@ static hymba_status device_open(const struct hy_device_params *params, struct hy
     if (params->index >= control.n_devices)
         return hy_fail(error, HYMBA_ERROR_DEVICE, "guarded device %d: there are %d", params->index,
                        control.n_devices);
-    struct hy_device *device = calloc(1, sizeof *device);
+    struct hy_device *device = NULL;
+    if (control.n_opens++ != control.fail_open)
+        device = calloc(1, sizeof *device);
     if (!device)
         return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for a device");
     hy_kernels_generic(&device->kernels);
@@ -195,7 +200,10 @@ static hymba_status device_finish(struct hy_device *device, hymba_error *error)
     for (const struct pending *p = device->pending; p; p = p->next)
         deliver(p);
     drop_pending(device);
-    return HYMBA_OK;
+    bool refused = device->refuses;
+    device->refuses = false;
+    return refused ? hy_fail(error, HYMBA_ERROR_MEMORY, "the guarded device fails as told")
+                   : HYMBA_OK;
 }
 
 /* -------------------------------------------------------------------- copies */
@@ -241,12 +249,29 @@ static void device_copy(struct hy_device *device, const struct hy_copy_args *arg
         blame("the target of a copy is elsewhere");
     if (lies_on_device(args->from) != (args->kind != HY_COPY_TO_DEVICE))
         blame("the source of a copy is elsewhere");
+    if (device->refuses)
+        return;
+    control.n_copies += args->kind == HY_COPY_WITHIN;
     if (args->kind == HY_COPY_TO_DEVICE)
         control.n_uploaded += (long)(args->width * args->n_rows);
     if (args->kind == HY_COPY_TO_HOST)
         read_back(device, args);
     else
         write_rows(args);
+}
+
+/* The last copy first: where one depends on another, wrong bits come out. */
+static void device_copy_list(struct hy_device *device, const struct hy_copy_args *copies, size_t n)
+{
+    if (n == 0)
+        blame("a list of no copies");
+    control.n_lists++;
+    for (size_t i = n; i-- > 0 && !device->refuses;) {
+        if (copies[i].kind != HY_COPY_WITHIN)
+            blame("a list of copies from or to the host");
+        device_copy(device, &copies[i]);
+        control.n_copies--;
+    }
 }
 
 static void device_fill(struct hy_device *device, void *data, int byte, size_t bytes)
@@ -274,14 +299,25 @@ static size_t floats(size_t rows, size_t stride, size_t n)
     return ((rows - 1) * stride + n) * sizeof(float);
 }
 
+/* Of a matrix that may have none. */
+static const void *find_scales(const void *scales, size_t rows, size_t columns, size_t group,
+                               const char *what)
+{
+    return group ? find(scales, rows * (columns / group) * sizeof(uint16_t), what) : scales;
+}
+
 static void device_embed(struct hy_device *device, const struct hy_embed_args *args, size_t rows)
 {
     struct hy_embed_args here = *args;
     const struct hy_matrix *table = &args->table;
     begin(device);
+    if (control.n_embeddings++ == control.fail_embedding)
+        device->refuses = true;
     here.ids = find(args->ids, rows * sizeof *args->ids, "embed: ids");
     here.table.data =
         find(table->data, table->rows * hy_row_bytes(table->dtype, table->columns), "embed: table");
+    here.table.scales =
+        find_scales(table->scales, table->rows, table->columns, table->group, "embed: scales");
     here.y = find(args->y, floats(rows, table->columns, table->columns), "embed: y");
     device->kernels.embed(&here, 0, rows);
 }
@@ -310,7 +346,8 @@ static void device_matmul(struct hy_device *device, const struct hy_matmul_args 
     } else {
         here.x = find(args->x, floats(args->m, args->x_stride, args->k), "matmul: x");
     }
-    here.w = find(args->w, args->n * args->k * hy_dtype_size(args->dtype), "matmul: w");
+    here.w = find(args->w, args->n * hy_row_bytes(args->dtype, args->k), "matmul: w");
+    here.w_scales = find_scales(args->w_scales, args->n, args->k, args->group, "matmul: scales");
     if (args->bias)
         here.bias = find(args->bias, floats(1, 0, args->n), "matmul: bias");
     here.y = find(args->y, floats(args->m, args->y_stride, args->n), "matmul: y");
@@ -389,7 +426,7 @@ static void device_attention(struct hy_device *device, const struct hy_attention
     struct hy_attention_sequence *sequences = copy_lists(args);
     float *scratch = malloc(hy_attention_scratch(args) * sizeof *scratch);
     here.sequences = sequences;
-    device->kernels.attention(&here, 0, rows * args->n_kv_heads, scratch);
+    device->kernels.attention(&here, 0, rows * args->n_heads, scratch);
     free(scratch);
     free(sequences);
 }
@@ -482,6 +519,7 @@ const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version)
         .allocate = device_allocate,
         .release = device_release,
         .copy = device_copy,
+        .copy_list = device_copy_list,
         .fill = device_fill,
         .convert = device_convert,
         .embed = device_embed,

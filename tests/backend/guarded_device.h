@@ -13,13 +13,17 @@ struct guarded_control {
     uint32_t interface_version; /* of the table it gives; 0: it gives none */
     int n_devices;              /* open fails for indices from this on */
     int has_bf16;
-    long fail_allocation;       /* number of the allocation that fails, from 0; negative: none */
+    long fail_open;             /* number of the open without memory, from 0; negative: none */
+    long fail_allocation;       /* likewise of the allocation that fails */
     long fail_finish;           /* likewise of finish */
     hymba_status finish_status; /* with which */
+    long fail_embedding;        /* likewise of an embedding: MEMORY, and until a finish tells of it
+                                   no work is taken */
     /* counted */
-    long n_allocations, n_finishes;
+    long n_opens, n_allocations, n_finishes, n_embeddings;
     long n_open, n_blocks;      /* devices and blocks that are there */
     long n_uploaded;            /* bytes that came from the host */
+    long n_copies, n_lists;     /* single copies within the device, and lists of them */
     long n_faults;              /* of the core, the first one told in fault */
     char fault[128];
 };

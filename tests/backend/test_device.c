@@ -37,8 +37,10 @@ static void setup(void)
     *control = (struct guarded_control){
         .interface_version = HY_DEVICE_INTERFACE,
         .n_devices = 2,
+        .fail_open = -1,
         .fail_allocation = -1,
         .fail_finish = -1,
+        .fail_embedding = -1,
         .finish_status = HYMBA_ERROR_DEVICE,
     };
     ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
@@ -245,34 +247,57 @@ static const struct variant {
     const char *model;
     hymba_context_params params;
     hymba_session_params session;
+    hymba_dtype quantize; /* 0: no */
 } variants[] = {
-    {"goldens/a_all_features", {.rewind_tokens = 3}, {.snapshot_interval = 20}},
+    {"goldens/a_all_features", {.rewind_tokens = 3}, {.snapshot_interval = 20}, 0},
     {"goldens/a_all_features",
      {.max_step_tokens = 5, .cache_type = HYMBA_DTYPE_BF16, .state_type = HYMBA_DTYPE_BF16},
-     {.snapshot_interval = 64}},
+     {.snapshot_interval = 64}, 0},
     {"goldens/a_all_features",
      {.compute = HYMBA_COMPUTE_BF16, .cache_type = HYMBA_DTYPE_INT8},
-     {0}},
-    {"goldens/b_no_meta", {.max_step_tokens = 7, .rewind_tokens = 8}, {0}},
-    {"goldens/c_all_sliding", {.state_type = HYMBA_DTYPE_F16, .rewind_tokens = 2}, {0}},
+     {0}, 0},
+    {"goldens/b_no_meta", {.max_step_tokens = 7, .rewind_tokens = 8}, {0}, 0},
+    {"goldens/c_all_sliding", {.state_type = HYMBA_DTYPE_F16, .rewind_tokens = 2}, {0}, 0},
     {"goldens/d_all_full",
      {.cache_type = HYMBA_DTYPE_F16},
-     {.max_tokens = 40, .limit_policy = HYMBA_LIMIT_SLIDE}},
-    {"goldens/e_gqa1_odd_untied", {.max_step_tokens = 3}, {0}},
-    {"goldens/f_official_like", {.rewind_tokens = 4, .max_step_tokens = 16}, {0}},
-    {"variants/attention_only", {.rewind_tokens = 1}, {0}},
-    {"variants/mamba_only", {.rewind_tokens = 3, .state_type = HYMBA_DTYPE_BF16}, {0}},
-    {"variants/mixed_plan", {0}, {0}},
-    {"variants/no_rope", {.max_step_tokens = 9}, {0}},
-    {"variants/window_one", {.rewind_tokens = 2}, {0}},
+     {.max_tokens = 40, .limit_policy = HYMBA_LIMIT_SLIDE}, 0},
+    {"goldens/e_gqa1_odd_untied", {.max_step_tokens = 3}, {0}, 0},
+    {"goldens/f_official_like", {.rewind_tokens = 4, .max_step_tokens = 16}, {0}, 0},
+    {"variants/attention_only", {.rewind_tokens = 1}, {0}, 0},
+    {"variants/mamba_only", {.rewind_tokens = 3, .state_type = HYMBA_DTYPE_BF16}, {0}, 0},
+    {"variants/mixed_plan", {0}, {0}, 0},
+    {"variants/no_rope", {.max_step_tokens = 9}, {0}, 0},
+    {"variants/window_one", {.rewind_tokens = 2}, {0}, 0},
+    {"goldens/f_official_like",
+     {.compute = HYMBA_COMPUTE_F32, .rewind_tokens = 2},
+     {0},
+     HYMBA_DTYPE_INT8},
+    {"goldens/f_official_like",
+     {.compute = HYMBA_COMPUTE_F32, .cache_type = HYMBA_DTYPE_INT8},
+     {0},
+     HYMBA_DTYPE_INT4},
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
+
+/* The golden's model in its place with quantised weights; DEFAULT: as it is. */
+static void quantise(struct golden *golden, hymba_dtype type)
+{
+    hymba_model_params params = {.struct_size = sizeof params, .quantize = type};
+    hymba_model *quantised;
+    if (type == HYMBA_DTYPE_DEFAULT)
+        return;
+    test_status(hymba_model_open(test_data(golden->name), &params, &quantised, &error), HYMBA_OK,
+                error);
+    hymba_model_release(golden->model);
+    golden->model = quantised;
+}
 
 START_TEST(sessions_are_the_same_to_the_bit)
 {
     const struct variant *variant = &variants[_i];
     struct golden golden;
     golden_open(&golden, variant->model);
+    quantise(&golden, variant->quantize);
     test_random_seed((unsigned)_i + 1);
     struct world world = {
         .contexts = {make_context(golden.model, variant->params, "cpu"),
@@ -327,7 +352,6 @@ START_TEST(a_device_is_described_and_its_weights_are_shared)
     hymba_context_params params = {.struct_size = sizeof params, .device = "cuda:1"};
     hymba_context_info info = {.struct_size = sizeof info};
     hymba_context *contexts[3];
-    double rate;
     contexts[0] = make_context(golden.model, (hymba_context_params){0}, "cuda:1");
     long uploaded = control->n_uploaded;
     test_status(hymba_context_get_info(contexts[0], &info, &error), HYMBA_OK, error);
@@ -342,10 +366,180 @@ START_TEST(a_device_is_described_and_its_weights_are_shared)
     ck_assert_int_eq(control->n_uploaded, uploaded);
     contexts[2] = make_context(golden.model, (hymba_context_params){0}, "cuda:0");
     ck_assert_int_eq(control->n_uploaded, 2 * uploaded);
-    test_status(hymba_context_measure_products(contexts[0], &rate, &error),
-                HYMBA_ERROR_UNSUPPORTED, error);
     for (int i = 0; i < 3; i++)
         hymba_context_release(contexts[i]);
+    golden_close(&golden);
+}
+END_TEST
+
+struct counted {
+    struct hy_weights *weights;
+    uint64_t bytes;
+};
+
+static hymba_status count_tensor(void *user, enum hy_slot slot, uint32_t layer,
+                                 const struct hy_slot_info *info, hymba_error *ignored)
+{
+    struct counted *counted = user;
+    const struct hy_matrix *matrix = hy_weights_matrix(counted->weights, slot, layer);
+    (void)ignored;
+    if (!matrix)
+        counted->bytes += info->n_elements * 4;
+    else if (!hy_is_quantised(matrix->dtype))
+        counted->bytes += info->n_elements * hy_dtype_size(matrix->dtype);
+    else
+        counted->bytes += info->n_elements / (matrix->dtype == HYMBA_DTYPE_INT4 ? 2 : 1)
+                          + info->n_elements / matrix->group * 2;
+    return HYMBA_OK;
+}
+
+/* All tensors, the small ones in f32. */
+static uint64_t uploaded_bytes(hymba_model *model)
+{
+    struct counted counted = {.weights = &model->weights};
+    hy_plan_visit(&model->plan, count_tensor, &counted, NULL);
+    return counted.bytes;
+}
+
+/* Each number and each scale goes there once, and is counted; products are of bf16 where the device
+ * has units for them: then logits, some units large, are near those of f32. */
+START_TEST(quantised_weights_are_taken_along)
+{
+    static const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7};
+    enum { N_IDS = sizeof ids / sizeof ids[0] };
+    hymba_memory_info memory = {.struct_size = sizeof memory, .n_tokens = 10};
+    hymba_context_params params = {.struct_size = sizeof params, .device = "cuda"};
+    hymba_session *sessions[2];
+    const float *logits[2];
+    struct golden golden;
+    golden_open(&golden, "goldens/f_official_like");
+    quantise(&golden, _i ? HYMBA_DTYPE_INT4 : HYMBA_DTYPE_INT8);
+    control->has_bf16 = 1;
+    for (int i = 0; i < 2; i++) {
+        hymba_context_params made = {.compute = i ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_DEFAULT};
+        hymba_context_info info = {.struct_size = sizeof info};
+        long before = control->n_uploaded;
+        hymba_context *context = make_context(golden.model, made, "cuda");
+        if (i == 0)
+            ck_assert_uint_eq((uint64_t)(control->n_uploaded - before),
+                              uploaded_bytes(golden.model));
+        test_status(hymba_context_get_info(context, &info, &error), HYMBA_OK, error);
+        ck_assert_int_eq(info.compute, i ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_BF16);
+        test_status(hymba_session_create(context, NULL, &sessions[i], &error), HYMBA_OK, error);
+        test_status(hymba_session_append(sessions[i], ids, N_IDS, HYMBA_LOGITS_LAST, &error),
+                    HYMBA_OK, error);
+        test_status(hymba_session_logits(sessions[i], &logits[i], NULL, &error), HYMBA_OK, error);
+        hymba_context_release(context);
+    }
+    double difference = golden_difference(logits[0], logits[1],
+                                          golden.model->plan.config.vocabulary_size);
+    ck_assert_msg(difference > 0.0 && difference < 0.2, "the logits differ by %g", difference);
+    test_status(hymba_model_get_memory_info(golden.model, &params, &memory, &error), HYMBA_OK,
+                error);
+    ck_assert_uint_ge(memory.weight_bytes,
+                      golden.model->weights.bytes + uploaded_bytes(golden.model));
+    for (int i = 0; i < 2; i++)
+        hymba_session_release(sessions[i]);
+    golden_close(&golden);
+}
+END_TEST
+
+/* Three sessions' single tokens: what a step copies within the device, it copies in a few lists. */
+START_TEST(a_step_copies_in_lists)
+{
+    enum { N = 3, STEPS = 20 };
+    static const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    hymba_session *sessions[N];
+    hymba_batch_item items[N];
+    struct golden golden;
+    golden_open(&golden, "goldens/a_all_features");
+    hymba_context *context = make_context(
+        golden.model, (hymba_context_params){.rewind_tokens = 2}, "cuda");
+    for (int i = 0; i < N; i++) {
+        test_status(hymba_session_create(context, NULL, &sessions[i], &error), HYMBA_OK, error);
+        test_status(hymba_session_append(sessions[i], ids, 2 * (size_t)i + 3, 0, &error), HYMBA_OK,
+                    error);
+        items[i] = (hymba_batch_item){sessions[i], ids, 1, HYMBA_LOGITS_LAST, 0};
+    }
+    ck_assert_int_gt(control->n_lists, 0);
+    control->n_lists = control->n_copies = 0;
+    for (int step = 0; step < STEPS; step++)
+        test_status(hymba_context_decode(context, items, sizeof items[0], N, &error), HYMBA_OK,
+                    error);
+    /* states in, keys and values, states kept, states out */
+    ck_assert_int_eq(control->n_lists, 4 * STEPS);
+    ck_assert_int_eq(control->n_copies, 0);
+    for (int i = 0; i < N; i++)
+        hymba_session_release(sessions[i]);
+    hymba_context_release(context);
+    golden_close(&golden);
+}
+END_TEST
+
+/* ------------------------------------------------------------------- speed */
+
+static void check_speed(hymba_context *context)
+{
+    double products = 0.0, bandwidth = 0.0;
+    test_status(hymba_context_measure_products(context, &products, &error), HYMBA_OK, error);
+    ck_assert_double_gt(products, 0.0);
+    test_status(hymba_context_measure_bandwidth(context, 100001, &bandwidth, &error), HYMBA_OK,
+                error);
+    ck_assert_double_gt(bandwidth, 0.0);
+}
+
+/* In f32, in bf16, and with weights that the device expands first. */
+START_TEST(speed_is_measured_on_the_device)
+{
+    static const struct {
+        hymba_dtype quantize;
+        int32_t compute;
+    } kinds[] = {
+        {HYMBA_DTYPE_DEFAULT, HYMBA_COMPUTE_F32},
+        {HYMBA_DTYPE_DEFAULT, HYMBA_COMPUTE_BF16},
+        {HYMBA_DTYPE_INT8, HYMBA_COMPUTE_BF16},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        hymba_model *model;
+        hymba_model_params params = {.struct_size = sizeof params, .quantize = kinds[i].quantize};
+        test_status(hymba_model_open(test_data("goldens/f_official_like"), &params, &model, &error),
+                    HYMBA_OK, error);
+        hymba_context *context =
+            make_context(model, (hymba_context_params){.compute = kinds[i].compute}, "cuda");
+        check_speed(context);
+        hymba_context_release(context);
+        hymba_model_release(model);
+    }
+}
+END_TEST
+
+START_TEST(speed_without_memory_or_without_a_device)
+{
+    struct golden golden;
+    double rate;
+    golden_open(&golden, "goldens/a_all_features");
+    hymba_context *cpu = make_context(golden.model, (hymba_context_params){0}, "cpu");
+    hymba_context *context = make_context(golden.model, (hymba_context_params){0}, "cuda");
+    test_status(hymba_context_measure_bandwidth(cpu, 1000, &rate, &error), HYMBA_ERROR_UNSUPPORTED,
+                error);
+    test_status(hymba_context_measure_bandwidth(context, 1, &rate, &error), HYMBA_ERROR_ARGUMENT,
+                error);
+    control->fail_allocation = control->n_allocations;
+    test_status(hymba_context_measure_bandwidth(context, 1000, &rate, &error), HYMBA_ERROR_MEMORY,
+                error);
+    control->fail_allocation = control->n_allocations;
+    test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_ERROR_MEMORY, error);
+    control->fail_allocation = control->n_allocations + 1; /* the second square is too large */
+    test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_OK, error);
+    ck_assert_double_gt(rate, 0.0);
+    control->fail_allocation = -1;
+    check_speed(context);
+    control->fail_finish = control->n_finishes + 1;
+    test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_ERROR_DEVICE, error);
+    test_status(hymba_context_measure_bandwidth(context, 1000, &rate, &error), HYMBA_ERROR_DEVICE,
+                error);
+    hymba_context_release(context);
+    hymba_context_release(cpu);
     golden_close(&golden);
 }
 END_TEST
@@ -354,6 +548,27 @@ END_TEST
 
 static const int32_t prompt[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19};
 enum { N_PROMPT = sizeof prompt / sizeof prompt[0] };
+
+/* The device is opened twice: for the context, and for the weights. */
+START_TEST(without_memory_for_opening_there_is_no_context)
+{
+    struct golden golden;
+    hymba_context_params params = {.struct_size = sizeof params, .device = "cuda"};
+    golden_open(&golden, "goldens/a_all_features");
+    for (int i = 0; i < 2; i++) {
+        hymba_context *context;
+        control->fail_open = control->n_opens + i;
+        test_status(hymba_context_create(golden.model, &params, &context, &error),
+                    HYMBA_ERROR_MEMORY, error);
+        ck_assert_ptr_null(context);
+        ck_assert_str_eq(error.message, "no memory for a device");
+        ck_assert_int_eq(control->n_open, 0);
+    }
+    control->fail_open = -1;
+    hymba_context_release(make_context(golden.model, (hymba_context_params){0}, "cuda"));
+    golden_close(&golden);
+}
+END_TEST
 
 static void touch_file(const char *name, char *path, size_t size)
 {
@@ -417,21 +632,15 @@ END_TEST
 START_TEST(what_a_device_cannot_do_is_refused)
 {
     struct golden golden;
-    hymba_model *quantised;
     hymba_context *context;
-    hymba_model_params model_params = {.struct_size = sizeof model_params,
-                                       .quantize = HYMBA_DTYPE_INT8};
-    hymba_context_params params = {.struct_size = sizeof params, .device = "cuda"};
-    golden_open(&golden, "goldens/a_all_features");
-    test_status(hymba_model_open(test_data("goldens/f_official_like"), &model_params, &quantised,
-                                 &error),
-                HYMBA_OK, error);
-    test_status(hymba_context_create(quantised, &params, &context, &error),
-                HYMBA_ERROR_UNSUPPORTED, error);
-    params.compute = HYMBA_COMPUTE_INT8;
-    test_status(hymba_context_create(golden.model, &params, &context, &error),
-                HYMBA_ERROR_UNSUPPORTED, error);
-    hymba_model_release(quantised);
+    hymba_context_params params = {.struct_size = sizeof params, .device = "cuda",
+                                   .compute = HYMBA_COMPUTE_INT8};
+    golden_open(&golden, "goldens/f_official_like");
+    for (int i = 0; i < 2; i++) {
+        test_status(hymba_context_create(golden.model, &params, &context, &error),
+                    HYMBA_ERROR_UNSUPPORTED, error);
+        quantise(&golden, HYMBA_DTYPE_INT8);
+    }
     golden_close(&golden);
 }
 END_TEST
@@ -556,11 +765,57 @@ START_TEST(a_failure_leaves_sessions_in_their_last_good_state)
 }
 END_TEST
 
+static int32_t cancel_at_first(void *user, int32_t phase, uint64_t done, uint64_t total)
+{
+    hymba_context **context = user;
+    (void)done;
+    (void)total;
+    if (phase == HYMBA_PHASE_PREFILL && *context)
+        hymba_context_cancel(*context);
+    *context = NULL;
+    return 0;
+}
+
+/* A call is cancelled in its second step while the device has a failure to tell, and takes no work
+ * before that: even so the first step is undone. */
+START_TEST(a_call_is_undone_behind_an_untold_failure)
+{
+    struct golden golden;
+    hymba_session *sessions[2];
+    hymba_context *contexts[2], *cancelled = NULL;
+    const float *logits[2];
+    hymba_host host = {.struct_size = sizeof host, .user = &cancelled,
+                       .progress = cancel_at_first};
+    hymba_context_params params = {.max_step_tokens = 6, .host = &host};
+    golden_open(&golden, "goldens/a_all_features");
+    for (int i = 0; i < 2; i++) {
+        contexts[i] = make_context(golden.model, params, i ? "cuda" : "cpu");
+        test_status(hymba_session_create(contexts[i], NULL, &sessions[i], &error), HYMBA_OK, error);
+        test_status(hymba_session_append(sessions[i], prompt, N_PROMPT, 0, &error), HYMBA_OK,
+                    error);
+    }
+    cancelled = contexts[1];
+    control->fail_embedding = control->n_embeddings + 1;
+    test_status(hymba_session_append(sessions[1], prompt, N_PROMPT, 0, &error),
+                HYMBA_ERROR_CANCELLED, error);
+    ck_assert_int_gt(control->n_embeddings, control->fail_embedding);
+    for (int i = 0; i < 2; i++) {
+        test_status(hymba_session_append(sessions[i], prompt, 4, HYMBA_LOGITS_LAST, &error),
+                    HYMBA_OK, error);
+        test_status(hymba_session_logits(sessions[i], &logits[i], NULL, &error), HYMBA_OK, error);
+    }
+    ck_assert_mem_eq(logits[0], logits[1],
+                     golden.model->plan.config.vocabulary_size * sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        hymba_session_release(sessions[i]);
+        hymba_context_release(contexts[i]);
+    }
+    golden_close(&golden);
+}
+END_TEST
+
 int main(void)
 {
-    int n_goldens = 0;
-    while (golden_names[n_goldens])
-        n_goldens++;
     Suite *suite = suite_create("device");
     TCase *sessions = tcase_create("sessions"), *goldens = tcase_create("goldens");
     TCase *failures = tcase_create("failures");
@@ -571,10 +826,16 @@ int main(void)
         suite_add_tcase(suite, cases[i]);
     }
     tcase_add_loop_test(sessions, sessions_are_the_same_to_the_bit, 0, N_VARIANTS);
-    tcase_add_loop_test(goldens, logits_are_the_reference_s, 0, n_goldens);
+    tcase_add_test(sessions, a_step_copies_in_lists);
+    tcase_add_loop_test(goldens, logits_are_the_reference_s, 0, golden_count());
     tcase_add_test(failures, a_device_is_described_and_its_weights_are_shared);
+    tcase_add_test(failures, speed_is_measured_on_the_device);
+    tcase_add_test(failures, speed_without_memory_or_without_a_device);
+    tcase_add_test(failures, without_memory_for_opening_there_is_no_context);
+    tcase_add_loop_test(failures, quantised_weights_are_taken_along, 0, 2);
     tcase_add_test(failures, what_cannot_be_opened_is_told_in_one_sentence);
     tcase_add_test(failures, what_a_device_cannot_do_is_refused);
+    tcase_add_test(failures, a_call_is_undone_behind_an_untold_failure);
     tcase_add_loop_test(failures, a_failure_leaves_sessions_in_their_last_good_state, 0, 3);
     return test_main(suite);
 }

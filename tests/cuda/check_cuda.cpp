@@ -122,7 +122,7 @@ static void measure_copy(timer &t)
     t.copy_rate = 2.0 * (double)bytes / t.measure([&] { t.ops->copy(t.device, &args); });
 }
 
-/* Operands of a product in bf16, or in f32. */
+/* Operands of a product of bf16 activations, or of f32 ones with f32 weights. */
 struct product {
     struct hy_matmul_args args;
     struct hy_rounded rounded;
@@ -138,7 +138,11 @@ static void fill_product(timer &t, struct product *p, hymba_dtype dtype, size_t 
     p->args.n = p->args.y_stride = n;
     p->args.k = p->args.w_stride = p->args.x_stride = k;
     p->args.dtype = dtype;
-    p->args.w = t.take<char>(n * k * (dtype == HYMBA_DTYPE_F32 ? 4 : 2));
+    p->args.w = t.take<char>(n * hy_row_bytes(dtype, k));
+    if (hy_is_quantised(dtype)) {
+        p->args.group = 32;
+        p->args.w_scales = t.take<uint16_t>(n * k / 32);
+    }
     p->args.y = t.take<float>(m * n);
     if (dtype == HYMBA_DTYPE_F32) {
         p->args.x = t.take<float>(m * k);
@@ -161,9 +165,10 @@ static void time_product(timer &t, const char *name, hymba_dtype dtype, size_t m
                          size_t k)
 {
     struct product p;
-    double size = dtype == HYMBA_DTYPE_F32 ? 4 : 2;
+    size_t x_bytes = m * k * (dtype == HYMBA_DTYPE_F32 ? 4 : 2);
     fill_product(t, &p, dtype, m, n, k);
-    t.row(name, m, size * (double)(n * k + m * k) + 4.0 * (double)(m * n),
+    size_t scale_bytes = p.args.group ? n * k / p.args.group * 2 : 0;
+    t.row(name, m, (double)(n * hy_row_bytes(dtype, k) + scale_bytes + x_bytes + 4 * m * n),
           2.0 * (double)m * (double)n * (double)k, [&] { t.ops->matmul(t.device, &p.args); });
 }
 
@@ -174,6 +179,8 @@ static void time_products(timer &t, size_t m)
     time_product(t, "matmul bf16 5504 -> 1600", HYMBA_DTYPE_BF16, m, HIDDEN, FEED_FORWARD);
     time_product(t, "matmul bf16 logits", HYMBA_DTYPE_BF16, m, 32001, HIDDEN);
     time_product(t, "matmul f32 1600 -> 6400", HYMBA_DTYPE_F32, m, 6400, HIDDEN);
+    time_product(t, "matmul int8 1600 -> 6400", HYMBA_DTYPE_INT8, m, 6400, HIDDEN);
+    time_product(t, "matmul int4 1600 -> 6400", HYMBA_DTYPE_INT4, m, 6400, HIDDEN);
 }
 
 static void time_rows(timer &t, size_t rows)

@@ -163,6 +163,47 @@ static void compare_large_copies(bench &b)
     b.same("a large copy", b.get(data, source.size()), source);
 }
 
+/* Rows of many widths to and from any address, no two targets touching. */
+static void compare_copy_list_of(bench &b, size_t n)
+{
+    enum { MOST = 20000 };
+    size_t used = 0;
+    std::vector<struct hy_copy_args> copies(n);
+    bytes source(MOST), expected(n * 5 * 5000, 7);
+    for (unsigned char &byte : source)
+        byte = (unsigned char)b.below(256);
+    for (struct hy_copy_args &copy : copies) {
+        size_t unit = b.coin() ? 16 : b.coin() ? 4 : 1;
+        copy.kind = HY_COPY_WITHIN;
+        copy.width = 1 + b.below(b.below(4) ? 200 : 4900);
+        copy.n_rows = 1 + b.below(4);
+        copy.from_stride = unit * b.below(5000 / unit);
+        copy.to_stride = (copy.width + unit - 1) / unit * unit + unit * b.below(3);
+        used = (used + unit - 1) / unit * unit;
+        copy.to = (void *)used;
+        copy.from = (const void *)(unit * b.below(100 / unit));
+        for (size_t row = 0; row < copy.n_rows; row++)
+            memcpy(&expected[used + row * copy.to_stride],
+                   &source[(size_t)copy.from + row * copy.from_stride], copy.width);
+        used += copy.n_rows * copy.to_stride;
+    }
+    unsigned char *from = b.put(source), *to = (unsigned char *)b.take(expected.size());
+    b.ops->fill(b.device, to, 7, expected.size());
+    for (struct hy_copy_args &copy : copies) {
+        copy.to = to + (size_t)copy.to;
+        copy.from = from + (size_t)copy.from;
+    }
+    b.ops->copy_list(b.device, copies.data(), n);
+    memset((void *)copies.data(), 0, n * sizeof copies[0]); /* the list may be gone at once */
+    b.same("a list of copies", b.get(to, expected.size()), expected);
+}
+
+static void compare_copy_list(bench &b)
+{
+    compare_copy_list_of(b, 1 + b.below(3));
+    compare_copy_list_of(b, 20 + b.below(40));
+}
+
 static void compare_convert(bench &b)
 {
     for (hymba_dtype x_dtype : float_types)
@@ -179,22 +220,65 @@ static void compare_convert(bench &b)
         }
 }
 
+/* ----------------------------------------------------------------- weights */
+
+/* Weights of any type, as a device wants them, and scales for those that have them. */
+struct weights {
+    hymba_dtype dtype;
+    size_t group;
+    bytes data;
+    std::vector<uint16_t> scales;
+};
+
+static struct weights some_weights(bench &b, hymba_dtype dtype, size_t n, size_t k)
+{
+    struct weights w = {dtype, 0, {}, {}};
+    if (!hy_is_quantised(dtype)) {
+        w.data = b.as(b.some(n * k), dtype);
+        return w;
+    }
+    w.group = b.coin() ? 32 : k;
+    w.data.resize(n * hy_row_bytes(dtype, k));
+    for (unsigned char &byte : w.data)
+        byte = (unsigned char)b.below(256);
+    for (size_t i = 0; i < n * k / w.group; i++)
+        w.scales.push_back(hy_f32_to_bf16((float)(1 + b.below(99)) / 10000.0f));
+    return w;
+}
+
+static const hymba_dtype weight_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                           HYMBA_DTYPE_INT8, HYMBA_DTYPE_INT4};
+
+/* The same matrix in bf16, as which a device multiplies quantised weights with rounded rows. */
+static bytes as_bf16(bench &b, const struct weights &w, size_t n, size_t k)
+{
+    const struct hy_matrix matrix = {w.data.data(), w.dtype, n, k, w.scales.data(), w.group};
+    floats values(n * k);
+    for (size_t j = 0; j < n; j++)
+        hy_ref_dequantise_row(&matrix, j, &values[j * k]);
+    return b.as(values, HYMBA_DTYPE_BF16);
+}
+
 /* -------------------------------------------------------------------- rows */
 
 static void compare_embed(bench &b)
 {
-    for (hymba_dtype dtype : float_types) {
-        size_t rows = 1 + b.below(9), n = 1 + b.below(150), vocabulary = 1 + b.below(40);
-        bytes table = b.as(b.some(vocabulary * n), dtype);
+    for (hymba_dtype dtype : weight_types) {
+        size_t rows = 1 + b.below(9), vocabulary = 1 + b.below(40);
+        size_t n = hy_is_quantised(dtype) ? 32 * (1 + b.below(5)) : 1 + b.below(150);
+        struct weights table = some_weights(b, dtype, vocabulary, n);
         std::vector<int32_t> ids(rows);
         for (int32_t &id : ids)
             id = (int32_t)b.below(vocabulary);
         floats y(rows * n);
-        struct hy_embed_args args = {ids.data(), {table.data(), dtype, vocabulary, n, NULL, 0},
-                                     y.data()};
+        struct hy_embed_args args = {
+            ids.data(),
+            {table.data.data(), dtype, vocabulary, n, table.scales.data(), table.group},
+            y.data()};
         hy_ref_embed(&args, 0, rows);
         args.ids = b.put(ids);
-        args.table.data = b.put(table);
+        args.table.data = b.put(table.data);
+        args.table.scales = b.put(table.scales);
         args.y = (float *)b.take(y.size() * sizeof(float));
         b.ops->embed(b.device, &args, rows);
         b.agree("an embedding", b.get(args.y, y.size()), y, 0.0f);
@@ -310,30 +394,6 @@ static void compare_swiglu(bench &b)
 
 /* ---------------------------------------------------------------- products */
 
-/* Weights of any type, as a device wants them, and scales for those that have them. */
-struct weights {
-    hymba_dtype dtype;
-    size_t group;
-    bytes data;
-    std::vector<uint16_t> scales;
-};
-
-static struct weights some_weights(bench &b, hymba_dtype dtype, size_t n, size_t k)
-{
-    struct weights w = {dtype, 0, {}, {}};
-    if (!hy_is_quantised(dtype)) {
-        w.data = b.as(b.some(n * k), dtype);
-        return w;
-    }
-    w.group = 32;
-    w.data.resize(n * hy_row_bytes(dtype, k));
-    for (unsigned char &byte : w.data)
-        byte = (unsigned char)b.below(256);
-    for (size_t i = 0; i < n * k / w.group; i++)
-        w.scales.push_back(hy_f32_to_bf16((float)(1 + b.below(99)) / 10000.0f));
-    return w;
-}
-
 static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
 {
     size_t n = 1 + b.below(40);
@@ -364,7 +424,14 @@ static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
     args.accumulate = b.coin();
     args.y = y.data();
     args.y_stride = y_stride;
+    bytes narrow;
+    if (rounded && hy_is_quantised(dtype)) {
+        narrow = as_bf16(b, w, n, k);
+        args.w = narrow.data();
+        args.dtype = HYMBA_DTYPE_BF16;
+    }
     hy_ref_matmul(&args, 0, n, NULL);
+    args.dtype = dtype;
     args.x = b.put(x);
     rounded_x.data = b.put(rows);
     args.w = b.put(w.data);
@@ -381,15 +448,16 @@ static void compare_products(bench &b)
         for (hymba_dtype dtype : float_types)
             compare_product(b, dtype, false, m);
         compare_product(b, HYMBA_DTYPE_BF16, true, m);
-        compare_product(b, HYMBA_DTYPE_INT8, false, m);
-        compare_product(b, HYMBA_DTYPE_INT4, false, m);
+        for (hymba_dtype dtype : {HYMBA_DTYPE_INT8, HYMBA_DTYPE_INT4})
+            for (bool rounded : {false, true})
+                compare_product(b, dtype, rounded, m);
     }
 }
 
 /* A row alone, and the same row among others in any place: bit by bit. */
 static void compare_neighbours(bench &b)
 {
-    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16}) {
+    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT4}) {
         size_t n = 24 + 8 * b.below(4), k = 256, m = 300;
         floats x = b.some(m * k);
         std::vector<uint16_t> rows(m * k);
@@ -404,12 +472,14 @@ static void compare_neighbours(bench &b)
         struct hy_matmul_args args = {};
         args.x = x_on_device;
         args.x_stride = k;
-        args.rounded = dtype == HYMBA_DTYPE_BF16 ? &rounded : NULL;
+        args.rounded = dtype == HYMBA_DTYPE_F32 ? NULL : &rounded;
         args.m = m;
         args.n = args.y_stride = n;
         args.k = args.w_stride = k;
         args.w = b.put(w.data);
         args.dtype = dtype;
+        args.w_scales = b.put(w.scales);
+        args.group = w.group;
         args.y = y;
         b.ops->matmul(b.device, &args);
         floats together = b.get((const float *)y, m * n);
@@ -587,7 +657,7 @@ static void compare_attention_of(bench &b, hymba_dtype cache_type, bool bf16, si
     args.out = out.data();
     args.sequences = sequences.data();
     args.n_sequences = n_sequences;
-    hy_ref_attention(&args, 0, rows * args.n_kv_heads, scratch.data());
+    hy_ref_attention(&args, 0, rows * args.n_heads, scratch.data());
     for (struct cached &cached : caches)
         for (size_t s = 0; s < cached.spans.size(); s++) {
             cached.spans[s].k = b.put(cached.data[2 * s]);
@@ -620,6 +690,7 @@ static const struct {
 } comparisons[] = {
     {"copy, fill", compare_copies},
     {"large copies", compare_large_copies},
+    {"copy lists", compare_copy_list},
     {"convert", compare_convert},
     {"embed", compare_embed},
     {"rms_norm", compare_rms_norm},

@@ -744,27 +744,28 @@ cudaError_t cudaMemsetAsync(void *data, int byte, size_t bytes, cudaStream_t str
 
 /* ------------------------------------------------------- streams and events */
 
-static cudaError_t create_stream(const call &c, cudaStream_t *stream)
+/* A new stream or event among those that are alive. */
+template <typename T> static cudaError_t create(const call &c, std::set<T *> &alive, T **handle)
 {
-    *stream = nullptr;
+    *handle = nullptr;
     if (c.error)
         return c.end();
-    *stream = new harness_stream();
-    streams.insert(*stream);
+    *handle = new T();
+    alive.insert(*handle);
     return c.end();
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream)
 {
     call c("cudaStreamCreate");
-    return create_stream(c, stream);
+    return create(c, streams, stream);
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
     call c("cudaStreamCreateWithFlags");
     (void)flags;
-    return create_stream(c, stream);
+    return create(c, streams, stream);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
@@ -830,27 +831,17 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     return c.end();
 }
 
-static cudaError_t create_event(const call &c, cudaEvent_t *event)
-{
-    *event = nullptr;
-    if (c.error)
-        return c.end();
-    *event = new harness_event();
-    events.insert(*event);
-    return c.end();
-}
-
 cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
     call c("cudaEventCreate");
-    return create_event(c, event);
+    return create(c, events, event);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
     call c("cudaEventCreateWithFlags");
     (void)flags;
-    return create_event(c, event);
+    return create(c, events, event);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)

@@ -69,6 +69,30 @@ static inline std::vector<unsigned char> random_elements(size_t n, hymba_dtype d
     return elements;
 }
 
+/* A matrix of quantised weights: bytes of any value, scales of both signs. */
+struct quantised {
+    hymba_dtype dtype;
+    size_t rows, columns, group;
+    std::vector<unsigned char> data;
+    std::vector<uint16_t> scales;
+    struct hy_matrix matrix() const
+    {
+        return {data.data(), dtype, rows, columns, scales.data(), group};
+    }
+};
+
+static inline struct quantised random_quantised(hymba_dtype dtype, size_t rows, size_t columns,
+                                                size_t group)
+{
+    struct quantised w = {dtype, rows, columns, group, {}, {}};
+    w.data.resize(rows * hy_row_bytes(dtype, columns));
+    for (unsigned char &byte : w.data)
+        byte = (unsigned char)test_random_below(256);
+    for (size_t i = 0; i < rows * (columns / group); i++)
+        w.scales.push_back(hy_f32_to_bf16(random_float(0.1f)));
+    return w;
+}
+
 static inline void check_near(double actual, double expected, double tolerance, const char *what)
 {
     ck_assert_msg(fabs(actual - expected) <= tolerance, "%s: %.9g, expected %.9g within %.3g",

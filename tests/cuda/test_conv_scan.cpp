@@ -76,6 +76,15 @@ static void read_states(const struct state_lists &lists, struct batch &batch)
         batch.states[s] = lists.states[s]->read();
 }
 
+/* The same for an op on the host. */
+static std::vector<hy_state_sequence> list_of(struct batch &batch)
+{
+    std::vector<hy_state_sequence> sequences;
+    for (size_t s = 0; s < batch.segments.size(); s++)
+        sequences.push_back(with_state(batch.segments[s], batch.states[s].data()));
+    return sequences;
+}
+
 /* The same rows and states, some of them. */
 static struct batch one_sequence(const struct batch &batch, size_t s, size_t first, size_t count)
 {
@@ -151,9 +160,7 @@ static void run_conv(const struct conv_case &test, struct batch &batch, floats &
 static void run_generic_conv(const struct conv_case &test, struct batch &batch, floats &y)
 {
     struct hy_conv_args args = test.args;
-    std::vector<hy_state_sequence> sequences;
-    for (size_t s = 0; s < batch.segments.size(); s++)
-        sequences.push_back(with_state(batch.segments[s], batch.states[s].data()));
+    const std::vector<hy_state_sequence> sequences = list_of(batch);
     args.x = test.x.data();
     args.weight = test.weight.data();
     args.bias = test.bias.data();
@@ -290,9 +297,7 @@ static void run_scan(const struct scan_case &test, struct batch &batch, floats &
 static void run_generic_scan(const struct scan_case &test, struct batch &batch, floats &y)
 {
     struct hy_scan_args args = test.args;
-    std::vector<hy_state_sequence> sequences;
-    for (size_t s = 0; s < batch.segments.size(); s++)
-        sequences.push_back(with_state(batch.segments[s], batch.states[s].data()));
+    const std::vector<hy_state_sequence> sequences = list_of(batch);
     args.dt = test.dt.data();
     args.x = test.x.data();
     args.z = test.z.data();

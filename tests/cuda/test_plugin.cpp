@@ -257,6 +257,9 @@ static void run_step(struct hy_device *device, float *x, float *w, float *y)
     ops->copy(device, &there);
     ops->matmul(device, &product);
     ops->conv(device, &conv);
+    struct hy_copy_args copies[] = {{HY_COPY_WITHIN, y + 1024, 64, y, 64, 64, 2},
+                                    {HY_COPY_WITHIN, y + 2048, 64, y, 64, 64, 2}};
+    ops->copy_list(device, copies, 2);
     ops->copy(device, &here);
 }
 
@@ -309,6 +312,96 @@ START_TEST(staging_is_used_again)
     for (uint32_t i = 0; i < COPIES * WORDS; i++)
         if (back[i] != i / WORDS + 1)
             ck_abort_msg("word %u is %u", i, back[i]);
+    ops->release(device, data);
+    ops->close(device);
+}
+END_TEST
+
+/* Copies of rows that lie one behind another: from to to, each of n_rows rows. */
+static std::vector<struct hy_copy_args> some_copies(size_t n, unsigned char *to,
+                                                    const unsigned char *from, size_t width,
+                                                    size_t n_rows)
+{
+    std::vector<struct hy_copy_args> copies;
+    for (size_t i = 0; i < n; i++)
+        copies.push_back({HY_COPY_WITHIN, to + i * width * n_rows, width,
+                          from + i * width * n_rows, width, width, n_rows});
+    return copies;
+}
+
+/* The formula of copy_list.cu, with aligned rows, odd ones, and such as are cut. */
+START_TEST(lists_of_copies_move_their_bytes_once)
+{
+    static const struct {
+        size_t n, width, n_rows, n_pieces;
+    } cases[] = {{2, 64, 1, 2},         {9, 68, 5, 45},       {3, 33, 7, 21},
+                 {4, 4096, 2, 8},       {2, 4097, 1, 4},      {5, 10000, 2, 30},
+                 {2, 40 << 20, 1, 6828}, {1024, 16, 8, 8192}};
+    for (const auto &c : cases) {
+        struct hy_device *device = open_first();
+        size_t bytes = c.n * c.width * c.n_rows;
+        unsigned char *from = (unsigned char *)ops->allocate(device, bytes);
+        unsigned char *to = (unsigned char *)ops->allocate(device, bytes);
+        ops->fill(device, from, 3, bytes);
+        ops->copy_list(device, some_copies(c.n, to, from, c.width, c.n_rows).data(), c.n);
+        test_status(finish(device), HYMBA_OK, error);
+        const struct harness_launch_record *launch = harness_last_launch();
+        ck_assert_str_eq(launch->name, "copy_pieces");
+        ck_assert_uint_eq(launch->bytes_read, bytes + c.n_pieces * 24 * 32);
+        ck_assert_uint_eq(launch->bytes_written, bytes);
+        bytes += bytes % 2; /* distinct ones are counted two by two */
+        ck_assert_uint_eq(launch->unique_bytes_read, bytes + c.n_pieces * 24);
+        ck_assert_uint_eq(launch->unique_bytes_written, bytes);
+        ops->release(device, from);
+        ops->release(device, to);
+        ops->close(device);
+    }
+}
+END_TEST
+
+/* More pieces than a launch takes, and a list of one copy, which is no launch. */
+START_TEST(lists_of_copies_are_cut_into_launches)
+{
+    struct hy_device *device = open_first();
+    size_t n = 8192 + 100, launches = harness_launch_count();
+    std::vector<unsigned char> back(n * 5);
+    unsigned char *from = (unsigned char *)ops->allocate(device, back.size());
+    unsigned char *to = (unsigned char *)ops->allocate(device, back.size());
+    ops->fill(device, from, 9, back.size());
+    ops->fill(device, to, 0, back.size());
+    ops->copy_list(device, some_copies(n, to, from, 5, 1).data(), n);
+    ops->copy_list(device, some_copies(1, to, from, 5, 1).data(), 1);
+    struct hy_copy_args here = {HY_COPY_TO_HOST, back.data(), back.size(), to, back.size(),
+                                back.size(), 1};
+    ops->copy(device, &here);
+    test_status(finish(device), HYMBA_OK, error);
+    ck_assert_uint_eq(harness_launch_count(), launches + 2);
+    ck_assert(back == std::vector<unsigned char>(back.size(), 9));
+    ops->release(device, from);
+    ops->release(device, to);
+    ops->close(device);
+}
+END_TEST
+
+/* Copies come when a step has succeeded: they do not fail for want of memory for a list. */
+START_TEST(lists_of_copies_need_no_memory)
+{
+    struct hy_device *device = open_first();
+    unsigned char *data = (unsigned char *)ops->allocate(device, 4000), back[2000];
+    ops->fill(device, data, 5, 2000);
+    for (size_t i = 0; i < 2; i++) {
+        size_t launches = harness_launch_count();
+        ops->fill(device, data + 2000, 0, 2000);
+        if (i == 0)
+            harness_fail_next("cudaMallocAsync", 1, cudaErrorMemoryAllocation);
+        ops->copy_list(device, some_copies(2, data + 2000, data, 1000, 1).data(), 2);
+        struct hy_copy_args here = {HY_COPY_TO_HOST, back, 2000, data + 2000, 2000, 2000, 1};
+        ops->copy(device, &here);
+        test_status(finish(device), HYMBA_OK, error);
+        for (unsigned char byte : back)
+            ck_assert_int_eq(byte, 5);
+        ck_assert_uint_eq(harness_launch_count(), launches + i);
+    }
     ops->release(device, data);
     ops->close(device);
 }
@@ -476,6 +569,9 @@ int main()
     tcase_add_test(tcase, allocate_says_when_there_is_no_room);
     tcase_add_test(tcase, steady_state_allocates_nothing);
     tcase_add_test(tcase, staging_is_used_again);
+    tcase_add_test(tcase, lists_of_copies_move_their_bytes_once);
+    tcase_add_test(tcase, lists_of_copies_are_cut_into_launches);
+    tcase_add_test(tcase, lists_of_copies_need_no_memory);
     tcase_add_test(tcase, long_lists_make_room);
     tcase_add_test(tcase, missing_memory_leaves_the_device_usable);
     tcase_add_test(tcase, failed_launch_fails_the_device);

@@ -47,6 +47,17 @@ static void check_rows(const floats &actual, const floats &expected, double part
         check_near((double)actual[i], (double)expected[i], part * fabs((double)expected[i]), what);
 }
 
+/* The same bits in rows of n, whatever lies between them. */
+static void check_same_rows(const struct matrix &actual, const struct matrix &expected, size_t n,
+                            const char *what)
+{
+    for (size_t t = 0; t < actual.values.size() / actual.stride; t++) {
+        const float *row = &actual.values[t * actual.stride];
+        const float *expected_row = &expected.values[t * expected.stride];
+        check_same_bits(floats(row, row + n), floats(expected_row, expected_row + n), what);
+    }
+}
+
 static const float special_values[] = {0.0f,    -0.0f,    INFINITY, -INFINITY, NAN,
                                        65504.0f, 65519.9f, 65520.0f, 3.4e38f,  1e-45f,
                                        6e-8f,    3e-8f,    2.9e-8f,  6.1e-5f,  1.00390625f};
@@ -104,6 +115,37 @@ START_TEST(embed)
 }
 END_TEST
 
+/* Bytes of any value, scales of some; groups of 32 or a whole row. */
+START_TEST(embed_quantised)
+{
+    const std::vector<int32_t> ids = {4, 0, 6, 6};
+    for (int number = 0; number < CASES; number++) {
+        const hymba_dtype dtype = number % 2 ? HYMBA_DTYPE_INT8 : HYMBA_DTYPE_INT4;
+        const size_t n = 32 * (1 + test_random_below(number % 3 ? 4 : 80));
+        const struct quantised table = random_quantised(dtype, 7, n, number % 4 < 2 ? 32 : n);
+        floats expected(4 * n);
+        struct hy_embed_args args = {};
+        args.ids = ids.data();
+        args.table = table.matrix();
+        args.y = expected.data();
+        hy_ref_embed(&args, 0, 4);
+
+        device_array<int32_t> device_ids(ids);
+        device_array<unsigned char> data(table.data);
+        device_array<uint16_t> scales(table.scales);
+        device_array<float> y(floats(4 * n, -1.0f));
+        args.ids = device_ids.data;
+        args.table.data = data.data;
+        args.table.scales = scales.data;
+        args.y = y.data;
+        hy_cuda_embed(NULL, &args, 4);
+        check_harness();
+        check_traffic(4 * (hy_row_bytes(dtype, n) + 6 * n / 8), 4 * 4 * n);
+        check_same_bits(y.read(), expected, "embedding");
+    }
+}
+END_TEST
+
 /* Elements that norms do not keep between their two passes: all but 8 a thread. */
 static size_t not_kept(size_t n)
 {
@@ -144,10 +186,7 @@ START_TEST(rms_norm)
         args.y_stride = x.stride;
         hy_cuda_rms_norm(NULL, &args, rows);
         check_harness();
-        const floats in_place = device_x.read();
-        for (size_t i = 0; i < rows * n; i++)
-            ck_assert_uint_eq(hy_f32_to_bits(in_place[i / n * x.stride + i % n]),
-                              hy_f32_to_bits(result[i / n * y.stride + i % n]));
+        check_same_rows({x.stride, device_x.read()}, {y.stride, result}, n, "norm in place");
     }
 }
 END_TEST
@@ -244,10 +283,8 @@ START_TEST(swiglu)
         args.y_stride = gate.stride;
         hy_cuda_swiglu(NULL, &args, rows);
         check_harness();
-        const floats in_place = device_gate.read();
-        for (size_t i = 0; i < rows * n; i++)
-            ck_assert_uint_eq(hy_f32_to_bits(in_place[i / n * gate.stride + i % n]),
-                              hy_f32_to_bits(result[i / n * y.stride + i % n]));
+        check_same_rows({gate.stride, device_gate.read()}, {y.stride, result}, n,
+                        "swiglu in place");
     }
 }
 END_TEST
@@ -405,6 +442,7 @@ int main(void)
     tcase_set_timeout(tcase, 300);
     tcase_add_checked_fixture(tcase, harness_reset, NULL);
     tcase_add_test(tcase, embed);
+    tcase_add_test(tcase, embed_quantised);
     tcase_add_test(tcase, rms_norm);
     tcase_add_test(tcase, norm_of_one_row);
     tcase_add_test(tcase, fuse);

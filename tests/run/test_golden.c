@@ -252,9 +252,7 @@ END_TEST
 
 int main(void)
 {
-    int n = 0;
-    while (golden_names[n])
-        n++;
+    int n = golden_count();
     Suite *suite = suite_create("golden");
     TCase *tests = tcase_create("golden");
     tcase_set_timeout(tests, 600);

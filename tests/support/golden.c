@@ -27,6 +27,14 @@ const char *const golden_names[] = {
     NULL,
 };
 
+int golden_count(void)
+{
+    int n = 0;
+    while (golden_names[n])
+        n++;
+    return n;
+}
+
 static void read_manifest(struct golden *golden)
 {
     char path[256];

@@ -21,6 +21,7 @@ struct golden {
 
 /* Names of all golden models, NULL-terminated. */
 extern const char *const golden_names[];
+int golden_count(void);
 
 void golden_open(struct golden *golden, const char *name);
 void golden_close(struct golden *golden);

@@ -1,4 +1,4 @@
-/* Attention: one row and key head after the other, or those of its query heads that are asked for. */
+/* Attention: one row and key head after the other, with the query heads that are asked for. */
 #include "kernel/vector/attention_bf16_body.h"
 
 static void attend(const struct query *query)
