@@ -284,6 +284,8 @@ static hymba_context *use_context(hymba_model *model)
     use_executor(model);
     OK(hymba_context_measure_products(context, &rate, &error));
     EXPECT(rate > 0);
+    EXPECT(hymba_context_measure_bandwidth(context, 1 << 20, &rate, &error)
+           == HYMBA_ERROR_UNSUPPORTED);
     hymba_context_cancel(context); /* nothing runs */
     return context;
 }
