@@ -11,14 +11,15 @@
 
 /*
  * How far ahead weights are asked for, measured on Zen 4. While weights stream through, x and what
- * belongs to it stay in the nearest cache up to a few thousand elements: there the weights may come
- * as well, if they leave first. Longer rows of x do not stay, and wait less if weights are on
- * their way to the second cache early.
+ * belongs to it stay in the nearest cache up to a few thousand elements: there int8 weights may
+ * come as well, if they leave first. int4 weights, which take longer to multiply, and those that
+ * meet longer rows of x, which do not stay, had better be on their way to the second cache early.
  */
 enum {
-    LONG_ROW = 4096,          /* elements */
-    FETCH_BESIDE_SHORT = 512, /* bytes ahead */
-    FETCH_BESIDE_LONG = 3072,
+    LONG_ROW = 4096,      /* elements */
+    FETCH_NEAREST = 512,  /* bytes ahead */
+    FETCH_INT4 = 1024,
+    FETCH_LONG = 3072,
 };
 
 /* Four rows of weights, and what belongs to their groups: [n_groups][4], with room for whole
@@ -88,14 +89,18 @@ HY_INLINE struct line_of_x load_line_of_x(const int8_t *x, size_t bytes, const b
                               _mm512_shuffle_i32x4(a, b, _MM_SHUFFLE(3, 1, 3, 1))};
 }
 
-HY_INLINE void fetch_ahead(const struct four_rows *rows, size_t offset, const bool is_long)
+HY_INLINE void fetch_ahead(const struct four_rows *rows, size_t offset, const bool is_long,
+                           const hymba_dtype dtype)
 {
     HY_UNROLL
     for (size_t row = 0; row < 4; row++) {
+        const unsigned char *w = rows->w[row] + offset;
         if (is_long)
-            __builtin_prefetch(rows->w[row] + offset + FETCH_BESIDE_LONG, 0, 2);
+            __builtin_prefetch(w + FETCH_LONG, 0, 2);
+        else if (dtype == HYMBA_DTYPE_INT8)
+            __builtin_prefetch(w + FETCH_NEAREST, 0, 0);
         else
-            __builtin_prefetch(rows->w[row] + offset + FETCH_BESIDE_SHORT, 0, 0);
+            __builtin_prefetch(w + FETCH_INT4, 0, 2);
     }
 }
 
@@ -108,7 +113,8 @@ HY_INLINE ivec line_sums(const struct four_rows *rows, size_t offset, size_t byt
     ivec sums[4];
     HY_UNROLL
     for (size_t row = 0; row < 4; row++) {
-        ivec w = _mm512_maskz_loadu_epi8(present, rows->w[row] + offset);
+        ivec w = whole ? ivec_load(rows->w[row] + offset)
+                       : _mm512_maskz_loadu_epi8(present, rows->w[row] + offset);
         if (dtype == HYMBA_DTYPE_INT8) {
             sums[row] = ivec_dot(ivec_zero(), w, x.first);
         } else {
@@ -172,7 +178,7 @@ HY_INLINE __m128 four_sums(const struct hy_matmul_args *args, const struct four_
         ivec sums = ivec_zero();
         HY_UNROLL
         for (size_t i = 0; i < lines_per_group; i++)
-            fetch_ahead(rows, offset + 64 * i, is_long);
+            fetch_ahead(rows, offset + 64 * i, is_long, dtype);
         HY_UNROLL
         for (size_t i = 0; i < lines_per_group; i++, x += line)
             sums = ivec_add(sums, line_sums(rows, offset + 64 * i, 64, true,
