@@ -318,16 +318,13 @@ check-arm:
 		CFLAGS=-O2 TESTS='$(ARM_TESTS)' WRAPPER='qemu-aarch64 -cpu $(ARM_CPU)'
 
 # Lines of the library that the tests run; fails below what tests/coverage/report.sh names. Counters
-# are atomic: gcc may count a loop by one that another thread changes. With
-# SANITIZE=address,undefined it does what check-asan does, too.
+# are atomic: gcc may count a loop by one that another thread changes.
 coverage:
 	@.ci/setup.sh coverage
-	+@CK_FORK=no $(MAKE) --no-print-directory run-coverage \
-		CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
+	+@$(MAKE) --no-print-directory run-coverage CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
 run-coverage:
 	@find $(OBJ) -name '*.gcda' -delete 2>/dev/null || true
-	+@$(MAKE) --no-print-directory run-tests \
-		TESTS='$(filter-out %.sh $(if $(SANITIZE),,tests/cuda/%),$(TESTS))'
+	+@$(MAKE) --no-print-directory run-tests TESTS='$(filter-out %.sh tests/cuda/%,$(TESTS))'
 	@tests/coverage/report.sh $(OBJ)
 
 # The binary interface that tests/abi/check_abi.sh holds the library to; docs/abi.md says when.
