@@ -287,7 +287,7 @@ check-asan:
 		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
 # What never starts a thread has no races.
-TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz cuda,tests/$d/%), \
+TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz backend cuda,tests/$d/%), \
 	$(TEST_SOURCES))
 check-tsan:
 	@.ci/setup.sh check
