@@ -292,7 +292,7 @@ TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz backend c
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=thread CFLAGS='-O1 -g' TESTS='$(TSAN_TESTS)'
+		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(TSAN_TESTS)'
 
 # valgrind runs some thirty times slower: only what needs no model of any size. It has no long
 # double of 80 bits, in which the reference of test_sampler_stages computes.
