@@ -80,14 +80,20 @@ hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_
     return hy_write_struct(info, &complete, sizeof complete, "info", error);
 }
 
-hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
-                                            hymba_error *error)
+/* What every measurement begins with; hy_context_leave ends it. */
+static hymba_status enter_to_measure(hymba_context *context, const double *rate,
+                                     hymba_error *error)
 {
     hymba_status status = hy_require(context, "context", error);
     if (status == HYMBA_OK)
         status = hy_require(rate, "rate", error);
-    if (status == HYMBA_OK)
-        status = hy_context_enter(context, error);
+    return status == HYMBA_OK ? hy_context_enter(context, error) : status;
+}
+
+hymba_status hymba_context_measure_products(hymba_context *context, double *rate,
+                                            hymba_error *error)
+{
+    hymba_status status = enter_to_measure(context, rate, error);
     if (status != HYMBA_OK)
         return status;
     status = hy_context_measure_products(context, rate, error);
@@ -98,11 +104,7 @@ hymba_status hymba_context_measure_products(hymba_context *context, double *rate
 hymba_status hymba_context_measure_bandwidth(hymba_context *context, uint64_t bytes, double *rate,
                                              hymba_error *error)
 {
-    hymba_status status = hy_require(context, "context", error);
-    if (status == HYMBA_OK)
-        status = hy_require(rate, "rate", error);
-    if (status == HYMBA_OK)
-        status = hy_context_enter(context, error);
+    hymba_status status = enter_to_measure(context, rate, error);
     if (status != HYMBA_OK)
         return status;
     status = hy_context_measure_bandwidth(context, bytes, rate, error);
