@@ -73,12 +73,7 @@ HY_INLINE void score_tile(const struct query *query, struct tile_rows q, const s
     size_t size = query->args->qk_size, stride = query->args->max_keys;
     const unsigned char *k = keys->k + key * keys->row_bytes;
     vec sums[MOST_X][TILE_W];
-    HY_UNROLL
-    for (size_t h = 0; h < n_heads; h++) {
-        HY_UNROLL
-        for (size_t j = 0; j < n_keys; j++)
-            sums[h][j] = vec_zero();
-    }
+    clear_sums(sums, n_heads, n_keys);
     q.data += head * q.stride;
     tile_steps(sums, q, k, keys->row_bytes, (struct range){0, size}, n_heads, n_keys, kind);
     float scales[TILE_W];

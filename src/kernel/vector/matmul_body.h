@@ -64,6 +64,16 @@ HY_INLINE struct tile_rows rows_from(const struct hy_matmul_args *args, size_t t
                               rounded->stride * 2};
 }
 
+HY_INLINE void clear_sums(vec sums[MOST_X][TILE_W], const size_t n_x, const size_t n_w)
+{
+    HY_UNROLL
+    for (size_t t = 0; t < n_x; t++) {
+        HY_UNROLL
+        for (size_t j = 0; j < n_w; j++)
+            sums[t][j] = vec_zero();
+    }
+}
+
 /* Where a step stands: the vector that begins at element i, n elements long if not whole. */
 struct tile_step {
     size_t i, n;
@@ -157,12 +167,7 @@ HY_INLINE void tile(const struct hy_matmul_args *args, size_t t, size_t j, size_
 {
     const size_t element = kind.dtype == HYMBA_DTYPE_F32 ? 4 : 2;
     vec sums[MOST_X][TILE_W];
-    HY_UNROLL
-    for (size_t row = 0; row < n_x; row++) {
-        HY_UNROLL
-        for (size_t column = 0; column < n_w; column++)
-            sums[row][column] = vec_zero();
-    }
+    clear_sums(sums, n_x, n_w);
     tile_steps(sums, rows_from(args, t, kind.bf16), weight_row(args, j, kind.dtype),
                args->w_stride * element * step, range, n_x, n_w, kind);
     bool first = range.begin == 0;
