@@ -111,6 +111,12 @@ AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
 ifneq (,$(findstring fuzzer,$(EXTRA_CFLAGS)))
 AVX2_FLAGS += -fno-sanitize=undefined
 endif
+# The address sanitizer finds what these checks would, and gcc takes minutes to write them, and its
+# own checks inline, into unrolled loops.
+ifneq (,$(findstring address,$(SANITIZE)))
+AVX2_FLAGS += -O1 -fno-sanitize=null,alignment,object-size \
+	$(if $(findstring clang,$(COMPILER)),,--param asan-instrumentation-with-call-threshold=100)
+endif
 AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
 $(OBJ)/src/kernel/x86/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
@@ -133,7 +139,9 @@ $(OBJ)/src/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
 $(OBJ)/bench/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
-$(OBJ)/tests/cuda/test_goldens.o: INCLUDES = -Iinclude -Isrc -Itests/support -Itests/cuda
+$(OBJ)/tests/cuda/test_goldens.o $(OBJ)/tests/cuda/test_graphs.o $(OBJ)/tests/cuda/test_launches.o \
+	$(OBJ)/tests/cuda/test_step_bytes.o: \
+	INCLUDES = -Iinclude -Isrc -Itests/support -Itests/cuda
 
 $(OBJ)/%.o: %.c
 	$(call say,CC,$<)
@@ -199,7 +207,8 @@ $(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
 		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
-$(OBJ)/tests/backend/test_device: | $(TEST_PLUGIN)
+$(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler): \
+	| $(TEST_PLUGIN)
 
 # The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of
 # tests/cuda; $(CXX) is of the compiler's family, so that sanitizers agree.
@@ -242,13 +251,20 @@ $(HARNESS_PLUGIN): $(HARNESS) $(INTERNAL)
 	$(Q)$(HARNESS_CXX) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
 		-Wl,--whole-archive $(HARNESS) -Wl,--no-whole-archive $(INTERNAL) $(LIBS)
 
-$(OBJ)/tests/cuda/test_goldens: | $(HARNESS_PLUGIN)
+$(OBJ)/tests/cuda/test_goldens $(OBJ)/tests/cuda/test_graphs $(OBJ)/tests/cuda/test_launches \
+	$(OBJ)/tests/cuda/test_step_bytes: \
+	| $(HARNESS_PLUGIN)
 
 # TESTS: programs and scripts by source path, with or without .c; all of them by default.
 TESTS ?= $(TEST_SOURCES) $(HARNESS_TESTS) $(TEST_SCRIPTS)
 SCRIPTS_TO_RUN := $(filter %.sh,$(TESTS))
 PROGRAMS_TO_RUN := $(patsubst %.cpp,%,$(patsubst %.c,%,$(filter-out %.sh,$(TESTS))))
 PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
+TESTS_TO_RUN := $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
+# These begin first, so that at the end no long one runs alone.
+SLOW_TESTS := $(addprefix tests/,cuda/check_models.sh languages/check_examples.sh run/test_batch \
+	run/test_golden run/test_oracle run/test_calibrate fault/test_faults backend/test_device \
+	cuda/test_goldens model/test_quantise hostile/test_memory_limits threads/test_cancel)
 
 # Unit tests need the internal archive alone; all others, and all scripts, may look at the products.
 UNIT := $(foreach stage,base tensor format kernel text backend model state run cuda, \
@@ -265,7 +281,8 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 parallel = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 RUN_TESTS = JOBS='$(JOBS)' MAKE='$(MAKE)' CC='$(CC)' CXX='$(CXX)' NM='$(NM)' HYMBA_BUILD='$(OBJ)' \
 	HYMBA_COMMAND='$(OBJ)/hymba' HYMBA_FLAGS='$(CFLAGS) $(SANITIZE_FLAGS)' \
-	HYMBA_SANITIZE='$(SANITIZE)' tests/support/run.sh $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
+	HYMBA_SANITIZE='$(SANITIZE)' tests/support/run.sh \
+	$(filter $(SLOW_TESTS),$(TESTS_TO_RUN)) $(filter-out $(SLOW_TESTS),$(TESTS_TO_RUN))
 
 run-tests:
 	+@if $(MAKE) --no-print-directory -k $(parallel) test-files; then failed=0; else failed=1; fi; \
@@ -287,8 +304,8 @@ check-asan:
 		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(filter-out %.sh,$(TESTS))'
 
 # What never starts a thread has no races.
-TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel state fuzz backend cuda,tests/$d/%), \
-	$(TEST_SOURCES))
+TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel text state fuzz backend abi cuda, \
+	tests/$d/%),$(TEST_SOURCES)) tests/text/test_tokenizer.c
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
