@@ -35,10 +35,14 @@ struct hy_attention_plan {
 /*
  * args: sequences and spans on the host, keys and values on the device. lists: room of the host's
  * at a multiple of 16 that is filled in; NULL: only the sizes are wanted. device_lists: where they
- * will lie. False if the call is too large for a grid.
+ * will lie. False if the call is too large for a grid. rows, if not 0: of a step, whose sequences
+ * have a row each, as many as there are sequences or more; where in the lists things lie, and
+ * everything in the plan but list_bytes, is then the same for steps that are alike in rows and
+ * roughly in their sequences' mean length.
  */
 bool hy_cuda_attention_plan(const struct hy_attention_args *args, void *lists,
-                            const void *device_lists, struct hy_attention_plan *plan);
+                            const void *device_lists, struct hy_attention_plan *plan,
+                            size_t rows = 0);
 
 /*
  * args: as planned; its sequences are not read. workspace: at a multiple of 16, for this launch

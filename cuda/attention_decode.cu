@@ -305,6 +305,8 @@ template <typename Element, int HEADS> HY_KERNEL attention_parts(struct parts_ar
     size_t item = hy_block().x, kv_head = hy_block().y;
     size_t group = args.n_heads / args.n_kv_heads;
     struct hy_attention_work work = hy_find_work(parts.lists, hy_block().x);
+    if (work.n_rows == 0)
+        return;
     find_rows<Element>(parts, work, kv_head);
     for (size_t done = 0; done < group; done += HEADS) {
         struct head_tile tile = {kv_head * group + done,

@@ -35,10 +35,10 @@ enum { HY_ATTENTION_TILE = 64 };
 struct hy_attention_record {
     uint64_t position; /* of the row, or the segment's first one */
     uint64_t window;
-    uint64_t spans;    /* address of struct hy_span[n_spans] */
+    uint64_t spans;    /* bytes from the list's first record to struct hy_span[n_spans] */
     uint64_t n_spans;
     uint64_t row;      /* in the step: the row, or the segment's first one */
-    uint64_t n_rows;
+    uint64_t n_rows;   /* 0: nothing is to be done for its items */
     uint64_t part;     /* the number of the first part */
 };
 enum { HY_ATTENTION_RECORD_WORDS = sizeof(struct hy_attention_record) / sizeof(uint64_t) };

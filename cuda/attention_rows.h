@@ -170,7 +170,7 @@ HY_DEVICE struct hy_attention_work hy_find_work(const struct hy_attention_lists 
     struct hy_attention_work work;
     work.position = words[0];
     work.window = words[1];
-    work.spans = (const struct hy_span *)(uint64_t)words[2];
+    work.spans = (const struct hy_span *)((uint64_t)lists.records + words[2]);
     work.n_spans = words[3];
     work.row = words[4];
     work.n_rows = words[5];

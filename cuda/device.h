@@ -10,6 +10,7 @@
 #define HYMBA_CUDA_DEVICE_H
 
 #include "portable.h"
+#include "step.h"
 
 #include <cublasLt.h>
 
@@ -59,18 +60,24 @@ struct hy_device {
     int compute; /* HYMBA_COMPUTE_... */
     bool has_pools; /* memory is taken and given back in the stream's order */
     size_t greatest_pitch; /* bytes from row to row that one copy can have */
-    cudaStream_t stream;
+    cudaStream_t stream; /* where ops are queued: home, or what is being captured (step.h) */
+    cudaStream_t home;   /* memory comes and goes in its order */
     cublasLtHandle_t blas;
+    void (*log)(void *user, int level, const char *line); /* of hy_device_params */
+    void *log_user;
 
     struct hy_staging staging;
     struct hy_readback readback;
 
-    struct hy_room lists;    /* of the launch queued last */
+    struct hy_room lists;    /* of the launch queued last, outside of steps */
+    struct hy_room arena;    /* lists of the step queued last */
     struct hy_room pieces;   /* of the list of copies queued last */
     struct hy_room scratch;  /* of kernels */
-    struct hy_room widened;  /* weights as f32, quantised ones also as bf16 */
+    struct hy_room widened;  /* weights as f32 */
     struct hy_room x_panel, y_panel; /* panels of rows for products */
     struct hy_room blas_workspace;
+    uint64_t generation;     /* counts how often one of these moved */
+    struct hy_step step;
 
     struct hy_product *products;
     size_t n_products, products_capacity;

@@ -3,12 +3,14 @@
  *
  * cuBLASLt picks another kernel for another number of rows, and then a row's sums run in another
  * order. So all calls for a matrix have one shape: rows are multiplied in panels of a fixed number,
- * what the last panel lacks being room that nobody reads. For that shape an algorithm is chosen
- * once, among those that do not split sums between blocks (CUBLASLT_REDUCTION_SCHEME_NONE): each
- * result is then one block's sum over k in the order of its loop, the same for every row and
- * whatever stands in the other rows. Which algorithm it is depends on what the key of a product
- * holds alone: shape and type of the matrix and how it lies in memory. tests/cuda/check_cuda proves
- * it on the device at hand, bit by bit.
+ * what the last panel lacks being room that nobody reads: that of the caller (hy_matmul_args), or
+ * else a copy with room. For that shape an algorithm is chosen once, among those that do not split
+ * sums between blocks (CUBLASLT_REDUCTION_SCHEME_NONE): each result is then one block's sum over k
+ * in the order of its loop, the same for every row and whatever stands in the other rows. Which
+ * algorithm it is depends on what the key of a product holds alone: shape and type of the matrix,
+ * how it lies in memory, and how far apart the rows of activations and of results are, which is the
+ * same for all that a model multiplies by it. tests/cuda/check_cuda proves it on the device at
+ * hand, bit by bit.
  *
  * The panel is as wide as costs nothing beside reading the weights once: with m rows, 2 m
  * operations for each weight of two bytes, and devices make some 150 to 250 operations on 16-bit
@@ -17,19 +19,17 @@
 #include "matmul.h"
 
 #include "copy_rows.h"
+#include "matmul_quantised.h"
 #include "widen.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL_ROWS_16 = 128, PANEL_ROWS_32 = 32 };
+enum { PANEL_ROWS_16 = HY_PANEL_ROWS, PANEL_ROWS_32 = 32 };
 
-/* Activations and results begin at multiples of so many bytes, and their rows lie close together up
- * to such a multiple; those that do not pass through a panel that does. */
+/* Rows of activations and results begin at multiples of so many bytes; those that do not pass
+ * through a panel whose rows do. */
 enum { ALIGNMENT = 16 };
-
-/* Rounded activations have room up to a multiple of so many elements. */
-enum { ROUNDED_STEP = 32 };
 
 /* Columns that one call computes, at most, which bounds the panel of results; and bytes of weights
  * that are widened together. */
@@ -42,6 +42,7 @@ static const size_t MOST_WORKSPACE = (size_t)32 << 20;
 struct product_key {
     cudaDataType_t type;  /* of activations and weights */
     size_t n, k, w_stride;
+    size_t x_stride, y_stride; /* of panels */
     size_t w_alignment;
     bool bias, accumulate;
 };
@@ -69,15 +70,11 @@ static size_t round_up(size_t n, size_t multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
-/* Elements from row to row. */
-static size_t stride_of_x(cudaDataType_t type, size_t k)
+/* Elements from row to row of a panel, where they are `given` in the caller's memory, n of which
+ * count: as there, if that will do. */
+static size_t panel_stride(cudaDataType_t type, size_t given, size_t n)
 {
-    return round_up(k, type == CUDA_R_32F ? (size_t)4 : (size_t)ROUNDED_STEP);
-}
-
-static size_t stride_of_y(size_t n)
-{
-    return round_up(n, ALIGNMENT / sizeof(float));
+    return round_up(hy_max_size(given, n), ALIGNMENT / element_bytes(type));
 }
 
 /* ---------------------------------------------------------------- products */
@@ -129,10 +126,10 @@ static cublasStatus_t describe_layouts(struct hy_product *product)
                                                      (int64_t)key->w_stride);
     if (code == CUBLAS_STATUS_SUCCESS)
         code = cublasLtMatrixLayoutCreate(&product->x, key->type, key->k, rows,
-                                          (int64_t)stride_of_x(key->type, key->k));
+                                          (int64_t)key->x_stride);
     if (code == CUBLAS_STATUS_SUCCESS)
         code = cublasLtMatrixLayoutCreate(&product->y, CUDA_R_32F, key->n, rows,
-                                          (int64_t)stride_of_y(key->n));
+                                          (int64_t)key->y_stride);
     return code;
 }
 
@@ -191,7 +188,8 @@ static bool has_key(const struct hy_product *product, const struct product_key *
 {
     const struct product_key *own = &product->key;
     return own->type == key->type && own->n == key->n && own->k == key->k
-           && own->w_stride == key->w_stride && own->w_alignment == key->w_alignment
+           && own->w_stride == key->w_stride && own->x_stride == key->x_stride
+           && own->y_stride == key->y_stride && own->w_alignment == key->w_alignment
            && own->bias == key->bias && own->accumulate == key->accumulate;
 }
 
@@ -254,8 +252,9 @@ struct columns {
     size_t first, n;
 };
 
-/* A panel's operands where cuBLASLt can take them. */
+/* A panel's operands where cuBLASLt can take them, n_rows of them the caller's. */
 struct panel {
+    size_t row, n_rows;
     const void *x;
     float *y;
 };
@@ -273,15 +272,21 @@ static bool copy_rows(struct hy_device *device, void *to, size_t to_stride, cons
     return hy_cuda_check_launch(device, "copying rows of a product");
 }
 
-static bool place_x(struct hy_device *device, const struct columns *columns, size_t row,
-                    size_t n_rows, struct panel *panel)
+/* Whether the caller's memory has a whole panel's rows there. */
+static bool has_rows(const struct columns *columns, const struct panel *panel)
+{
+    const struct hy_matmul_args *args = columns->args;
+    return args->m + args->room - panel->row >= panel_rows(columns->type);
+}
+
+static bool place_x(struct hy_device *device, const struct columns *columns, size_t stride,
+                    struct panel *panel)
 {
     size_t element = element_bytes(columns->type), rows = panel_rows(columns->type);
-    size_t stride = stride_of_x(columns->type, columns->args->k);
     size_t from_bytes = columns->x_stride * element;
-    const unsigned char *from = columns->x + row * from_bytes;
+    const unsigned char *from = columns->x + panel->row * from_bytes;
     panel->x = from;
-    if (n_rows == rows && columns->x_stride == stride && is_aligned(from))
+    if (has_rows(columns, panel) && columns->x_stride == stride && is_aligned(from))
         return true;
     panel->x = NULL;
     if (hy_cuda_reserve(device, &device->x_panel, rows * stride * element,
@@ -290,7 +295,7 @@ static bool place_x(struct hy_device *device, const struct columns *columns, siz
     /* Whole words: a rounded row has room behind an odd number of elements. */
     return panel->x
            && copy_rows(device, device->x_panel.data, stride * element, from, from_bytes,
-                        round_up(columns->args->k * element, 4), n_rows);
+                        round_up(columns->args->k * element, 4), panel->n_rows);
 }
 
 static float *result_of(const struct columns *columns, size_t row)
@@ -299,14 +304,13 @@ static float *result_of(const struct columns *columns, size_t row)
 }
 
 /* With the old results if they are added to. */
-static bool place_y(struct hy_device *device, const struct columns *columns, size_t row,
-                    size_t n_rows, struct panel *panel)
+static bool place_y(struct hy_device *device, const struct columns *columns, size_t stride,
+                    struct panel *panel)
 {
-    size_t rows = panel_rows(columns->type), stride = stride_of_y(columns->n);
-    size_t from_stride = columns->args->y_stride;
-    float *y = result_of(columns, row);
+    size_t rows = panel_rows(columns->type), from_stride = columns->args->y_stride;
+    float *y = result_of(columns, panel->row);
     panel->y = y;
-    if (n_rows == rows && from_stride == stride && is_aligned(y))
+    if (has_rows(columns, panel) && from_stride == stride && is_aligned(y))
         return true;
     if (!hy_cuda_reserve(device, &device->y_panel, rows * stride * sizeof(float),
                          "taking memory for results"))
@@ -314,7 +318,7 @@ static bool place_y(struct hy_device *device, const struct columns *columns, siz
     panel->y = (float *)device->y_panel.data;
     return !columns->args->accumulate
            || copy_rows(device, panel->y, stride * sizeof(float), y, from_stride * sizeof(float),
-                        columns->n * sizeof(float), n_rows);
+                        columns->n * sizeof(float), panel->n_rows);
 }
 
 static cublasStatus_t multiply(struct hy_device *device, struct hy_product *product,
@@ -340,18 +344,19 @@ static cublasStatus_t multiply(struct hy_device *device, struct hy_product *prod
 static bool multiply_panel(struct hy_device *device, struct hy_product *product,
                            const struct columns *columns, size_t row)
 {
-    struct panel panel;
-    size_t n_rows = hy_min_size(columns->args->m - row, panel_rows(columns->type));
-    if (!place_x(device, columns, row, n_rows, &panel)
-        || !place_y(device, columns, row, n_rows, &panel)
+    struct panel panel = {};
+    panel.row = row;
+    panel.n_rows = hy_min_size(columns->args->m - row, panel_rows(columns->type));
+    if (!place_x(device, columns, product->key.x_stride, &panel)
+        || !place_y(device, columns, product->key.y_stride, &panel)
         || !hy_cuda_check_blas(device, multiply(device, product, columns, &panel),
                                "a matrix product"))
         return false;
     float *y = result_of(columns, row);
     return panel.y == y
            || copy_rows(device, y, columns->args->y_stride * sizeof(float), panel.y,
-                        stride_of_y(columns->n) * sizeof(float), columns->n * sizeof(float),
-                        n_rows);
+                        product->key.y_stride * sizeof(float), columns->n * sizeof(float),
+                        panel.n_rows);
 }
 
 /* The greatest power of two, up to 256, that address and rows are multiples of. */
@@ -369,6 +374,8 @@ static bool multiply_columns(struct hy_device *device, const struct columns *col
     key.n = columns->n;
     key.k = args->k;
     key.w_stride = columns->w_stride;
+    key.x_stride = panel_stride(columns->type, columns->x_stride, args->k);
+    key.y_stride = panel_stride(CUDA_R_32F, args->y_stride, columns->n);
     key.w_alignment =
         alignment_of(columns->w, columns->w_stride * element_bytes(columns->type));
     key.bias = args->bias != NULL;
@@ -386,11 +393,11 @@ static bool multiply_columns(struct hy_device *device, const struct columns *col
 
 /* -------------------------------------------------------------- the operand */
 
-/* The columns' weights in the type of x, where there are others. */
+/* The columns' weights in f32, as which f32 activations are multiplied. */
 static bool widen(struct hy_device *device, struct columns *columns)
 {
     const struct hy_matmul_args *args = columns->args;
-    size_t stride = stride_of_x(columns->type, args->k);
+    size_t stride = panel_stride(columns->type, args->k, args->k);
     if (!hy_cuda_reserve(device, &device->widened,
                          columns->n * stride * element_bytes(columns->type),
                          "taking memory for weights"))
@@ -405,8 +412,7 @@ static bool widen(struct hy_device *device, struct columns *columns)
     widen.stride = args->w_stride;
     widen.first = columns->first;
     widen.n_rows = columns->n;
-    widen.y_dtype = columns->type == CUDA_R_32F ? HYMBA_DTYPE_F32 : HYMBA_DTYPE_BF16;
-    widen.y = device->widened.data;
+    widen.y = (float *)device->widened.data;
     widen.y_stride = stride;
     hy_cuda_widen(device->stream, &widen);
     columns->w = device->widened.data;
@@ -443,6 +449,16 @@ static bool describe_x(const struct hy_matmul_args *args, struct columns *column
            && (w == HYMBA_DTYPE_BF16 || w == HYMBA_DTYPE_F16);
 }
 
+static void multiply_quantised(struct hy_device *device, const struct hy_matmul_args *args)
+{
+    size_t scratch = hy_cuda_matmul_quantised_scratch(args);
+    if (scratch > 0
+        && !hy_cuda_reserve(device, &device->scratch, scratch, "taking memory for sums"))
+        return;
+    hy_cuda_matmul_quantised(device->stream, args, device->scratch.data);
+    hy_cuda_check_launch(device, "a product with quantised weights");
+}
+
 void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args)
 {
     struct columns columns = {};
@@ -454,8 +470,11 @@ void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args)
                      "device does not multiply");
         return;
     }
-    bool widened = hy_is_quantised(args->dtype)
-                   || (columns.type == CUDA_R_32F && args->dtype != HYMBA_DTYPE_F32);
+    if (columns.type != CUDA_R_32F && hy_is_quantised(args->dtype)) {
+        multiply_quantised(device, args);
+        return;
+    }
+    bool widened = columns.type == CUDA_R_32F && args->dtype != HYMBA_DTYPE_F32;
     size_t together = columns_together(args, columns.type, widened);
     size_t row_bytes = args->w_stride * element_bytes(columns.type);
     for (columns.first = 0; columns.first < args->n; columns.first += together) {

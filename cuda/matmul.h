@@ -1,6 +1,7 @@
 /*
- * Matrix products through cuBLASLt. A row's result does not depend on how many rows are multiplied
- * with it, nor on which of them it is, bit by bit; matmul.cu says why.
+ * Matrix products: those of matmul_quantised.h, all others through cuBLASLt. A row's result does
+ * not depend on how many rows are multiplied with it, nor on which of them it is, bit by bit;
+ * matmul.cu and matmul_quantised.cu say why.
  */
 #ifndef HYMBA_CUDA_MATMUL_H
 #define HYMBA_CUDA_MATMUL_H

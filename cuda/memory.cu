@@ -14,7 +14,7 @@ static const size_t SMALLEST_ROOM = (size_t)64 << 10;
 static cudaError_t allocate(struct hy_device *device, size_t bytes, void **data)
 {
     *data = NULL;
-    return device->has_pools ? cudaMallocAsync(data, bytes, device->stream)
+    return device->has_pools ? cudaMallocAsync(data, bytes, device->home)
                              : cudaMalloc(data, bytes);
 }
 
@@ -43,9 +43,9 @@ void hy_cuda_release(struct hy_device *device, void *data)
     /* A lost device refuses even this, yet takes memory back. */
     cudaError_t code = cudaSetDevice(device->index);
     if (device->has_pools) {
-        code = cudaFreeAsync(data, device->stream);
+        code = cudaFreeAsync(data, device->home);
     } else {
-        code = cudaStreamSynchronize(device->stream);
+        code = cudaStreamSynchronize(device->home);
         cudaError_t freed = cudaFree(data);
         code = code == cudaSuccess ? freed : code;
     }
@@ -63,10 +63,11 @@ bool hy_cuda_reserve(struct hy_device *device, struct hy_room *room, size_t byte
         wanted *= 2;
     wanted = wanted < bytes ? bytes : wanted;
     hy_cuda_free_room(device, room);
+    device->generation++;
     if (!hy_cuda_check(device, allocate(device, wanted, &room->data), what))
         return false;
     room->bytes = wanted;
-    return hy_cuda_check(device, cudaMemsetAsync(room->data, 0, wanted, device->stream), what);
+    return hy_cuda_check(device, cudaMemsetAsync(room->data, 0, wanted, device->home), what);
 }
 
 void hy_cuda_free_room(struct hy_device *device, struct hy_room *room)

@@ -13,6 +13,11 @@ static void keep(struct hy_device *device, hymba_status status, const char *doin
                  const char *reason)
 {
     bool for_good = status != HYMBA_ERROR_MEMORY;
+    if (device->step.capturing) { /* the same is then tried without */
+        snprintf(device->step.capture_failure, sizeof device->step.capture_failure,
+                 "%.60s%s%.80s", doing, reason ? " failed: " : "", reason ? reason : "");
+        return;
+    }
     if (!device->has_error || (for_good && !device->failed))
         hy_fail(&device->error, status, "CUDA device %d: %s%s%s", device->index, doing,
                 reason ? " failed: " : "", reason ? reason : "");
@@ -27,7 +32,8 @@ void hy_cuda_fail(struct hy_device *device, hymba_status status, const char *sen
 
 bool hy_cuda_begin(struct hy_device *device)
 {
-    return !device->has_error
+    const struct hy_step *step = &device->step;
+    return !device->has_error && !(step->capturing && step->capture_failure[0])
            && hy_cuda_check(device, cudaSetDevice(device->index), "choosing the device");
 }
 
@@ -150,7 +156,8 @@ static cudaError_t acquire(struct hy_device *device)
 {
     cudaError_t code = cudaSetDevice(device->index);
     if (code == cudaSuccess)
-        code = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
+        code = cudaStreamCreateWithFlags(&device->home, cudaStreamNonBlocking);
+    device->stream = device->home;
     if (code == cudaSuccess)
         code = hy_cuda_open_staging(device);
     return code;
@@ -220,6 +227,8 @@ hymba_status hy_cuda_open(const struct hy_device_params *params, struct hy_devic
         return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for a CUDA device");
     opened->index = params->index;
     opened->compute = params->compute;
+    opened->log = params->log;
+    opened->log_user = params->log_user;
     opened->error.struct_size = sizeof opened->error;
     status = open_device(opened, error);
     if (status != HYMBA_OK) {
@@ -239,9 +248,10 @@ void hy_cuda_close(struct hy_device *device)
     cudaSetDevice(device->index);
     if (device->stream)
         cudaStreamSynchronize(device->stream);
-    struct hy_room *rooms[] = {&device->lists,   &device->pieces,  &device->scratch,
-                               &device->widened, &device->x_panel, &device->y_panel,
-                               &device->blas_workspace};
+    hy_cuda_close_step(device);
+    struct hy_room *rooms[] = {&device->lists,   &device->arena,   &device->pieces,
+                               &device->scratch, &device->widened, &device->x_panel,
+                               &device->y_panel, &device->blas_workspace};
     for (struct hy_room *room : rooms)
         hy_cuda_free_room(device, room);
     hy_cuda_free_products(device);

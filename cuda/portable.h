@@ -50,6 +50,14 @@ template <typename T> HY_DEVICE T hy_load_once(const T *p)
     return __ldcs(p);
 }
 
+/* What the hardware adds to, of so many bytes. */
+template <size_t> struct hy_atomic {
+    typedef unsigned type;
+};
+template <> struct hy_atomic<8> {
+    typedef unsigned long long type;
+};
+
 template <typename T> class hy_shared {
 public:
     /* The array of count elements that begins `bytes` bytes into the block's shared memory. */
@@ -63,10 +71,41 @@ public:
     {
         return data[i];
     }
+    /* Adds to an element that other threads add to at the same time, and tells what it was. T is
+     * an unsigned number of 4 or 8 bytes. */
+    __device__ __forceinline__ T add(size_t i, T value) const
+    {
+        static_assert(sizeof(T) == 4 || sizeof(T) == 8, "what can be added to");
+        typedef typename hy_atomic<sizeof(T)>::type word;
+        return (T)atomicAdd(reinterpret_cast<word *>(data + i), (word)value);
+    }
+    /* Begins to copy an element of 16 bytes out of global memory, or zeros if it is not valid, and
+     * then `from` is not read. It is there behind hy_wait_copies, and after a barrier for others;
+     * until then nobody touches the element. */
+    __device__ __forceinline__ void copy_async(size_t i, const T *from, bool valid) const
+    {
+        static_assert(sizeof(T) == 16, "what is copied at once");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         (unsigned)__cvta_generic_to_shared(data + i)),
+                     "l"(from), "r"(valid ? 16 : 0)
+                     : "memory");
+    }
 
 private:
     T *data;
 };
+
+/* The copies that the thread began since it last called this are a group. Needs sm_80. */
+HY_DEVICE void hy_group_copies()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits for the thread's groups but the latest so many. */
+template <int GROUPS> HY_DEVICE void hy_wait_copies()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
 
 /* ----------------------------------------------------------------- threads */
 
@@ -143,6 +182,12 @@ HY_DEVICE float hy_fma(float a, float b, float c)
     return fmaf(a, b, c);
 }
 
+/* A product that is rounded, whatever it is added to afterwards: the same bits as on the CPU. */
+HY_DEVICE double hy_multiply(double a, double b)
+{
+    return __dmul_rn(a, b);
+}
+
 /* f16 numbers as their bits; the nearest one, ties to even, NaN stays NaN. */
 HY_DEVICE float hy_from_f16(uint16_t bits)
 {
@@ -214,6 +259,24 @@ HY_DEVICE uint32_t hy_to_bits(float value)
     return number.bits;
 }
 
+HY_DEVICE double hy_double_from_bits(uint64_t bits)
+{
+    union {
+        uint64_t bits;
+        double value;
+    } number = {bits};
+    return number.value;
+}
+
+HY_DEVICE uint64_t hy_double_to_bits(double value)
+{
+    union {
+        double value;
+        uint64_t bits;
+    } number = {value};
+    return number.bits;
+}
+
 /* bf16 and f16 numbers as their bits, so that one source serves both sides. */
 HY_DEVICE float hy_from_bf16(uint16_t bits)
 {
@@ -237,6 +300,25 @@ HY_DEVICE uint32_t hy_pair_bf16(float first, float second)
 #else
     __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
     return __bfloat16_as_ushort(pair.x) | (uint32_t)__bfloat16_as_ushort(pair.y) << 16;
+#endif
+}
+
+/* a b + c of two pairs of bf16, rounded to nearest even; subnormal numbers count. Needs sm_80. The
+ * harness rounds to f32 on the way, which changes nothing where f32 holds the sum. */
+HY_DEVICE uint32_t hy_fma_pair_bf16(uint32_t a, uint32_t b, uint32_t c)
+{
+#ifdef HYMBA_HARNESS
+    uint32_t d = 0;
+    for (unsigned shift = 0; shift < 32; shift += 16)
+        d |= (uint32_t)hy_to_bf16(fmaf(hy_from_bf16((uint16_t)(a >> shift)),
+                                       hy_from_bf16((uint16_t)(b >> shift)),
+                                       hy_from_bf16((uint16_t)(c >> shift))))
+             << shift;
+    return d;
+#else
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 #endif
 }
 

@@ -41,12 +41,4 @@ HY_DEVICE void hy_store_eight(float *y, const float (&values)[HY_EIGHT])
     hy_store((float4 *)y + 1, make_float4(values[4], values[5], values[6], values[7]));
 }
 
-/* The same as bf16, rounded to nearest even. */
-HY_DEVICE void hy_store_eight(uint16_t *y, const float (&values)[HY_EIGHT])
-{
-    hy_store((uint4 *)y,
-             make_uint4(hy_pair_bf16(values[0], values[1]), hy_pair_bf16(values[2], values[3]),
-                        hy_pair_bf16(values[4], values[5]), hy_pair_bf16(values[6], values[7])));
-}
-
 #endif

@@ -2,6 +2,7 @@
 
 #include "element.h"
 #include "quantised.h"
+#include "row_output.h"
 
 /* The formulas count bytes of global memory that a launch's loads read and its stores write. */
 
@@ -89,14 +90,16 @@ static unsigned norm_threads(size_t n)
     return n <= 256 * KEPT ? 256 : n <= 512 * KEPT ? 512 : 1024;
 }
 
-struct norm_row {
+/* A row of so many rounded elements takes 2 * 32 ceil(n / 32) bytes: R(n). */
+
+struct kept_row {
     const float *x;
     size_t n;
     float kept[KEPT];
 };
 
 /* Loads what is kept; the thread's part of the sum of squares. */
-HY_DEVICE float load_row(struct norm_row &row, const float *x, size_t n)
+HY_DEVICE float load_row(struct kept_row &row, const float *x, size_t n)
 {
     const size_t threads = hy_block_threads();
     float sum = 0.0f;
@@ -146,25 +149,34 @@ HY_DEVICE float inverse_rms(float sum, size_t n, float epsilon)
     return 1.0f / sqrtf(sum / (float)n + epsilon);
 }
 
-/* n elements a row, m = max(0, n - 8 threads) of them not kept: a row reads 4 (2 n + m) and writes
- * 4 n bytes. */
-static HY_KERNEL __launch_bounds__(1024) norm_rows(struct hy_rms_norm_args args)
+/* A row of n elements at x, by a block of threads that is as large as those of all rows like it. */
+HY_DEVICE void norm_row(const float *x, const float *weight, size_t n, float epsilon,
+                        const struct hy_row_output &output)
 {
     hy_shared<float> sums(0, MOST_WARPS);
-    const size_t threads = hy_block_threads(), n = args.n, t = hy_block().x;
-    float *y = args.y + t * args.y_stride;
-    struct norm_row row;
-    share_sum(sums, load_row(row, args.x + t * args.x_stride, n));
+    const size_t threads = hy_block_threads();
+    struct kept_row row;
+    share_sum(sums, load_row(row, x, n));
     hy_sync();
-    const float scale = inverse_rms(sum_of_warps(sums), n, args.epsilon);
+    const float scale = inverse_rms(sum_of_warps(sums), n, epsilon);
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         size_t i = hy_thread() + k * threads;
         if (i < n)
-            hy_store(y + i, row.kept[k] * scale * hy_load(args.weight + i));
+            hy_store_result(output, i, row.kept[k] * scale * hy_load(weight + i));
     }
     for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
-        hy_store(y + i, hy_load(row.x + i) * scale * hy_load(args.weight + i));
+        hy_store_result(output, i, hy_load(row.x + i) * scale * hy_load(weight + i));
+    hy_end_row(output, n);
+}
+
+/* n elements a row, m = max(0, n - 8 threads) of them not kept: a row reads 4 (2 n + m) and writes
+ * 4 n bytes of y and R(n) rounded ones, where they are wanted. */
+static HY_KERNEL __launch_bounds__(1024) norm_rows(struct hy_rms_norm_args args)
+{
+    const size_t t = hy_block().x;
+    norm_row(args.x + t * args.x_stride, args.weight, args.n, args.epsilon,
+             hy_output_of_row(args.y, args.y_stride, args.rounded, t));
 }
 
 void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, size_t rows)
@@ -175,28 +187,59 @@ void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, 
               sizeof(float) * MOST_WARPS, *args);
 }
 
-HY_DEVICE void fuse_element(const struct hy_fuse_args &args, float *y, size_t i, float attention,
-                            float ssm, float scale_attention, float scale_ssm)
+/* A block for a row and part of n elements, which reads and writes what norm_rows does; of the
+ * rounded part no f32 is written. */
+static HY_KERNEL __launch_bounds__(1024) norm_parts(struct hy_norm_parts_args args)
+{
+    const size_t t = hy_block().x, part = hy_block().y;
+    const struct hy_norm_part own = args.parts[part];
+    if (own.n == 0)
+        return;
+    float *x = args.x + t * args.x_stride;
+    for (size_t i = 0; i < part; i++)
+        x += args.parts[i].n;
+    struct hy_row_output output = {x, NULL};
+    if (part == 0 && args.rounded.data)
+        output = hy_output_of_row(NULL, 0, args.rounded, t);
+    norm_row(x, own.weight, own.n, args.epsilon, output);
+}
+
+void hy_cuda_norm_parts(cudaStream_t stream, const struct hy_norm_parts_args *args, size_t rows)
+{
+    size_t longest = 0;
+    for (const struct hy_norm_part &part : args->parts)
+        longest = part.n > longest ? part.n : longest;
+    if (rows == 0 || longest == 0)
+        return;
+    hy_launch(stream, norm_parts, dim3((unsigned)rows, HY_NORM_PARTS), norm_threads(longest),
+              sizeof(float) * MOST_WARPS, *args);
+}
+
+HY_DEVICE void fuse_element(const struct hy_fuse_args &args, const struct hy_row_output &output,
+                            size_t i, float attention, float ssm, float scale_attention,
+                            float scale_ssm)
 {
     float first = attention * scale_attention * hy_load(args.weight_attention + i);
     float second = ssm * scale_ssm * hy_load(args.weight_ssm + i);
     if (args.concat) {
-        hy_store(y + i, first);
-        hy_store(y + args.n + i, second);
+        hy_store_result(output, i, first);
+        hy_store_result(output, args.n + i, second);
     } else {
-        hy_store(y + i, (first + second) * 0.5f);
+        hy_store_result(output, i, (first + second) * 0.5f);
     }
 }
 
-/* n elements a stream and row, m of them not kept: a row reads 2 * 4 (2 n + m) bytes and writes 4 n
- * of a mean, 8 n side by side. */
+/* n elements a stream and row, m of them not kept: a row reads 2 * 4 (2 n + m) bytes. A mean has
+ * w = n elements, side by side w = 2 n: 4 w bytes of y are written and R(w) rounded ones, where
+ * they are wanted. */
 static HY_KERNEL __launch_bounds__(1024) fuse_rows(struct hy_fuse_args args)
 {
     hy_shared<float> sums_attention(0, MOST_WARPS);
     hy_shared<float> sums_ssm(sizeof(float) * MOST_WARPS, MOST_WARPS);
     const size_t threads = hy_block_threads(), n = args.n, t = hy_block().x;
-    float *y = args.y + t * args.y_stride;
-    struct norm_row attention, ssm;
+    const struct hy_row_output output =
+        hy_output_of_row(args.y, args.y_stride, args.rounded, t);
+    struct kept_row attention, ssm;
     share_sum(sums_attention, load_row(attention, args.attention + t * args.attention_stride, n));
     share_sum(sums_ssm, load_row(ssm, args.ssm + t * args.ssm_stride, n));
     hy_sync();
@@ -206,11 +249,13 @@ static HY_KERNEL __launch_bounds__(1024) fuse_rows(struct hy_fuse_args args)
     for (int k = 0; k < KEPT; k++) {
         size_t i = hy_thread() + k * threads;
         if (i < n)
-            fuse_element(args, y, i, attention.kept[k], ssm.kept[k], scale_attention, scale_ssm);
+            fuse_element(args, output, i, attention.kept[k], ssm.kept[k], scale_attention,
+                         scale_ssm);
     }
     for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
-        fuse_element(args, y, i, hy_load(attention.x + i), hy_load(ssm.x + i), scale_attention,
-                     scale_ssm);
+        fuse_element(args, output, i, hy_load(attention.x + i), hy_load(ssm.x + i),
+                     scale_attention, scale_ssm);
+    hy_end_row(output, args.concat ? 2 * n : n);
 }
 
 void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t rows)
@@ -221,117 +266,16 @@ void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t r
               2 * sizeof(float) * MOST_WARPS, *args);
 }
 
-/* --------------------------------------------------------- rotation, caches */
-
-/* Section 5. h heads of size e, p = floor(e / 2) pairs: a row reads 16 h p and writes 8 h p bytes
- * (each head reads the row's cosines and sines). */
-static HY_KERNEL __launch_bounds__(THREADS) rope_rows(struct hy_rope_args args)
-{
-    const unsigned half = (unsigned)(args.head_size / 2);
-    const size_t t = hy_block().x, n_pairs = args.n_heads * half;
-    const size_t pair = (size_t)hy_block().y * THREADS + hy_thread();
-    if (pair >= n_pairs)
-        return;
-    const size_t head = (unsigned)pair / half, j = (unsigned)pair % half;
-    float *x = args.x + t * args.x_stride + head * args.head_size + j;
-    const float cosine = hy_load(args.cosine + t * half + j);
-    const float sine = hy_load(args.sine + t * half + j);
-    const float low = hy_load(x), high = hy_load(x + half);
-    hy_store(x, low * cosine - high * sine);
-    hy_store(x + half, high * cosine + low * sine);
-}
-
-void hy_cuda_rope(cudaStream_t stream, const struct hy_rope_args *args, size_t rows)
-{
-    const size_t n_pairs = args->n_heads * (args->head_size / 2);
-    if (rows == 0 || n_pairs == 0)
-        return;
-    hy_launch(stream, rope_rows, grid_of_rows(rows, n_pairs, THREADS), THREADS, 0, *args);
-}
-
-/* n = heads * size elements a row, of s bytes: a row reads 4 n and writes s n bytes. */
-template <typename ELEMENT> static HY_KERNEL __launch_bounds__(THREADS)
-cache_floats(struct hy_cache_rows_args args)
-{
-    typedef typename ELEMENT::bits bits;
-    const size_t t = hy_block().x, i = (size_t)hy_block().y * THREADS + hy_thread();
-    if (i >= args.n_heads * args.head_size)
-        return;
-    const unsigned size = (unsigned)args.head_size;
-    const size_t head = (unsigned)i / size, inside = (unsigned)i % size;
-    unsigned char *y = static_cast<unsigned char *>(args.y) + head * args.head_stride;
-    hy_store(reinterpret_cast<bits *>(y) + t * size + inside,
-             ELEMENT::narrow(hy_load(args.x + t * args.x_stride + i)));
-}
-
-/* The greatest magnitude of a row that a warp has; the order of bit patterns puts NaN above all. */
-HY_DEVICE float greatest_of_warp(const float *x, size_t n)
-{
-    uint32_t most = 0;
-    for (size_t i = hy_thread() % HY_WARP; i < n; i += HY_WARP) {
-        uint32_t bits = hy_to_bits(hy_load(x + i)) & 0x7fffffffu;
-        most = bits > most ? bits : most;
-    }
-#pragma unroll
-    for (unsigned mask = HY_WARP / 2; mask > 0; mask /= 2) {
-        uint32_t other = hy_shuffle_xor(most, mask);
-        most = other > most ? other : most;
-    }
-    return hy_from_bits(most);
-}
-
-/* hy_can_round, on the device. */
-HY_DEVICE bool can_round(float greatest)
-{
-    return greatest >= 0x1p-118f && greatest <= 0x1.fffffep127f;
-}
-
-/* A warp for a head and row of n elements, which reads 8 n and writes n + 4 bytes. The scale behind
- * the bytes may lie at any address, so it goes byte by byte. */
-static HY_KERNEL __launch_bounds__(THREADS) cache_int8(struct hy_cache_rows_args args)
-{
-    const size_t t = hy_block().x, n = args.head_size;
-    const size_t head = (size_t)hy_block().y * (THREADS / HY_WARP) + hy_thread() / HY_WARP;
-    if (head >= args.n_heads)
-        return;
-    const unsigned lane = hy_thread() % HY_WARP;
-    const float *x = args.x + t * args.x_stride + head * n;
-    unsigned char *y =
-        static_cast<unsigned char *>(args.y) + head * args.head_stride + t * (n + sizeof(float));
-    const float greatest = greatest_of_warp(x, n), scale = greatest / 127.0f;
-    const bool usable = can_round(greatest);
-    const float factor = usable ? 127.0f / greatest : 0.0f;
-    for (size_t i = lane; i < n; i += HY_WARP) {
-        float value = hy_load(x + i);
-        hy_store(y + i, (unsigned char)(usable ? (int)rintf(value * factor) : 0));
-    }
-    if (lane < sizeof(float))
-        hy_store(y + n + lane, (unsigned char)(hy_to_bits(scale) >> (8 * lane)));
-}
-
-void hy_cuda_cache_rows(cudaStream_t stream, const struct hy_cache_rows_args *args, size_t rows)
-{
-    const dim3 grid = grid_of_rows(rows, args->n_heads * args->head_size, THREADS);
-    if (rows == 0 || args->n_heads == 0 || args->head_size == 0)
-        return;
-    if (args->dtype == HYMBA_DTYPE_INT8)
-        hy_launch(stream, cache_int8, grid_of_rows(rows, args->n_heads, THREADS / HY_WARP),
-                  THREADS, 0, *args);
-    else if (args->dtype == HYMBA_DTYPE_F32)
-        hy_launch(stream, cache_floats<hy_element_f32>, grid, THREADS, 0, *args);
-    else if (args->dtype == HYMBA_DTYPE_F16)
-        hy_launch(stream, cache_floats<hy_element_f16>, grid, THREADS, 0, *args);
-    else
-        hy_launch(stream, cache_floats<hy_element_bf16>, grid, THREADS, 0, *args);
-}
-
 /* ------------------------------------------------------ element by element */
 
-/* A row of n elements reads 8 n and writes 4 n bytes. */
+/* A row of n elements reads 8 n and writes 4 n bytes of y and R(n) rounded ones, where they are
+ * wanted. */
 static HY_KERNEL __launch_bounds__(THREADS) swiglu_rows(struct hy_swiglu_args args)
 {
     const size_t t = hy_block().x, n = args.n;
     const size_t first = (size_t)hy_block().y * THREADS * BATCH + hy_thread();
+    const struct hy_row_output output =
+        hy_output_of_row(args.y, args.y_stride, args.rounded, t);
     float gate[BATCH], up[BATCH];
 #pragma unroll
     for (int k = 0; k < BATCH; k++) {
@@ -342,7 +286,9 @@ static HY_KERNEL __launch_bounds__(THREADS) swiglu_rows(struct hy_swiglu_args ar
 #pragma unroll
     for (int k = 0; k < BATCH; k++)
         if (first + k * THREADS < n)
-            hy_store(args.y + t * args.y_stride + first + k * THREADS, hy_silu(gate[k]) * up[k]);
+            hy_store_result(output, first + k * THREADS, hy_silu(gate[k]) * up[k]);
+    if (hy_block().y == 0)
+        hy_end_row(output, n);
 }
 
 void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size_t rows)
@@ -356,7 +302,7 @@ void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size
 /* A row of n elements reads 4 n and writes 2 * 32 ceil(n / 32) bytes. */
 static HY_KERNEL __launch_bounds__(THREADS) round_rows(struct hy_round_args args)
 {
-    const size_t t = hy_block().x, n = args.n, n_padded = (n + 31) / 32 * 32;
+    const size_t t = hy_block().x, n = args.n, n_padded = hy_rounded_width(n);
     uint16_t *y = static_cast<uint16_t *>(args.y.data) + t * args.y.stride;
     convert_batch<hy_element_f32, hy_element_bf16>(args.x + t * args.x_stride, n, y, n_padded,
                                                    hy_block().y);
@@ -366,7 +312,7 @@ void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t
 {
     if (rows == 0 || args->n == 0)
         return;
-    hy_launch(stream, round_rows, grid_of_rows(rows, (args->n + 31) / 32 * 32, THREADS * BATCH),
+    hy_launch(stream, round_rows, grid_of_rows(rows, hy_padded_row(args->n), THREADS * BATCH),
               THREADS, 0, *args);
 }
 

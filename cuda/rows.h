@@ -1,5 +1,5 @@
 /*
- * The ops that go row by row (sections 3, 4c and 5 of docs/semantics.md) and conversions. All
+ * The ops that go row by row (sections 3 and 4 of docs/semantics.md) and conversions. All
  * pointers are the device's. A row's result does not depend on the number of rows.
  */
 #ifndef HYMBA_CUDA_ROWS_H
@@ -14,12 +14,9 @@
  * multiples of 16 bytes. */
 void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t rows);
 
+/* These also round to BF16 as hy_cuda_round does; then y may be NULL. */
 void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, size_t rows);
-void hy_cuda_rope(cudaStream_t stream, const struct hy_rope_args *args, size_t rows);
-
-/* Of a float type's cache, y and head_stride are multiples of the element's size. */
-void hy_cuda_cache_rows(cudaStream_t stream, const struct hy_cache_rows_args *args, size_t rows);
-
+void hy_cuda_norm_parts(cudaStream_t stream, const struct hy_norm_parts_args *args, size_t rows);
 void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t rows);
 void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size_t rows);
 

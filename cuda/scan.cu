@@ -45,11 +45,11 @@ HY_DEVICE float output(float sum, float d, float x, float z)
  *
  * Global memory of a launch for n channels of N states, C = ceil(n / 16) blocks of them, a sequence
  * having T rows:
- *   distinct bytes read: 4 (N n + n), and for each sequence 24 and, if T > 0,
- *   4 (3 T n + 2 T N + N n)
- *   written: for each sequence with T > 0, 4 (T n + N n)
- *   loads for each sequence: 24 * 256 C, and if T > 0, 4 (3 T n + 2 T N C + 2 N n + n): what the
- *   channels share, every block reads
+ *   distinct bytes read: 4 (N n + n), and for each sequence 36 and, if T > 0,
+ *   4 (3 T n + 2 T N) + E N n, E being the bytes of a state's element
+ *   written: for each sequence with T > 0, 4 T n + E N n
+ *   loads for each sequence: 36 * 256 C, and if T > 0, 4 (3 T n + 2 T N C + N n + n) + E N n: what
+ *   the channels share, every block reads
  */
 enum { ROWS = 16, CHANNELS = 16, CHUNK_THREADS = LANES * CHANNELS };
 
@@ -84,16 +84,27 @@ template <int STATES, bool FULL> struct scan_lane {
     bool has[STATES];
 };
 
+/* How many states the thread's lane has. */
 template <int STATES, bool FULL>
-HY_DEVICE void load_lane(const struct hy_scan_args &args, const float *state, size_t channel,
-                         struct scan_lane<STATES, FULL> &lane)
+HY_DEVICE size_t states_of_lane(const struct hy_scan_args &args, size_t channel)
 {
+    if (channel >= args.n)
+        return 0;
+    return FULL ? (size_t)STATES
+                : (args.state_size + LANES - 1 - hy_thread() % LANES) / LANES;
+}
+
+template <int STATES, bool FULL>
+HY_DEVICE void load_lane(const struct hy_scan_args &args, const struct hy_sequence &sequence,
+                         size_t channel, struct scan_lane<STATES, FULL> &lane)
+{
+    const size_t first = hy_thread() % LANES * args.n + channel, stride = LANES * args.n;
+    const size_t count = states_of_lane<STATES, FULL>(args, channel);
+    hy_load_state<STATES>(sequence.state_type, sequence.before, first, stride, count, lane.h);
 #pragma unroll
     for (int j = 0; j < STATES; j++) {
-        size_t s = hy_thread() % LANES + j * LANES;
-        lane.has[j] = channel < args.n && s < args.state_size;
-        lane.h[j] = lane.has[j] ? hy_load(state + s * args.n + channel) : 0.0f;
-        lane.rate[j] = lane.has[j] ? decay_rate(hy_load(args.a + s * args.n + channel)) : 0.0f;
+        lane.has[j] = (size_t)j < count;
+        lane.rate[j] = lane.has[j] ? decay_rate(hy_load(args.a + first + j * stride)) : 0.0f;
     }
 }
 
@@ -159,7 +170,8 @@ static HY_KERNEL __launch_bounds__(CHUNK_THREADS) scan_chunks(struct hy_scan_arg
     hy_shared<float> sums(first_sum, ROWS * (CHANNELS + 1));
     hy_shared<float> d(first_sum + sizeof(float) * ROWS * (CHANNELS + 1), CHANNELS);
     struct hy_sequence sequence =
-        hy_load_sequence<&hy_state_sequence::ssm_state>(args.sequences + hy_block().y);
+        hy_load_sequence<&hy_state_sequence::ssm_before, &hy_state_sequence::ssm_after>(
+            args.sequences + hy_block().y);
     if (sequence.n_rows == 0)
         return;
 
@@ -168,7 +180,7 @@ static HY_KERNEL __launch_bounds__(CHUNK_THREADS) scan_chunks(struct hy_scan_arg
     const size_t first_channel = (size_t)hy_block().x * CHANNELS;
     const size_t channel = first_channel + column, own = first_channel + thread / LANES;
     struct scan_lane<STATES, FULL> lane;
-    load_lane(args, sequence.state, own, lane);
+    load_lane(args, sequence, own, lane);
     if (thread < CHANNELS)
         d[thread] = channel < args.n ? hy_load(args.d + channel) : 0.0f;
     struct scan_input<STATES> input;
@@ -197,10 +209,8 @@ static HY_KERNEL __launch_bounds__(CHUNK_THREADS) scan_chunks(struct hy_scan_arg
                      output(sum, skip, x, z));
         }
     }
-#pragma unroll
-    for (int j = 0; j < STATES; j++)
-        if (lane.has[j])
-            hy_store(sequence.state + (thread % LANES + j * LANES) * args.n + own, lane.h[j]);
+    hy_store_state<STATES>(sequence.state_type, sequence.after, thread % LANES * args.n + own,
+                           LANES * args.n, states_of_lane<STATES, FULL>(args, own), lane.h);
 }
 
 /* --------------------------------------------------------------- row by row */
@@ -209,37 +219,12 @@ static HY_KERNEL __launch_bounds__(CHUNK_THREADS) scan_chunks(struct hy_scan_arg
  * A thread a channel, so that states are read and written in whole rows: for single rows, and for
  * more states than the kernel above has room for.
  *
- * Global memory of a launch: distinct bytes as above; with C = ceil(n / 128),
- *   loads for each sequence: 24 * 128 C, and if T > 0, 4 (3 T n + 2 T N C + 2 T N n + n)
- *   stores for each sequence: 4 (T n + T N n)
+ * Global memory of a launch: distinct bytes as above; a new state with a place of its own is read
+ * there, too, if T > 1: E N n; with C = ceil(n / 128),
+ *   loads for each sequence: 36 * 128 C, and if T > 0, 4 (3 T n + 2 T N C + T N n + n) + E T N n
+ *   stores for each sequence: 4 T n + E T N n
  */
-enum { ROW_THREADS = 128 };
-
-/* States first .. first + LANES - 1 of a channel take a step; adds to the sums of their lanes. All
- * is loaded before anything is stored: the compiler keeps loads behind stores. */
-HY_DEVICE void step_states(const struct hy_scan_args &args, float *state, size_t channel,
-                           size_t first, float2 step, const hy_shared<float2> &bc,
-                           float sums[LANES])
-{
-    float h[LANES], rate[LANES];
-#pragma unroll
-    for (int lane = 0; lane < LANES; lane++) {
-        size_t s = first + lane;
-        bool has = s < args.state_size;
-        h[lane] = has ? hy_load(state + s * args.n + channel) : 0.0f;
-        rate[lane] = has ? decay_rate(hy_load(args.a + s * args.n + channel)) : 0.0f;
-    }
-#pragma unroll
-    for (int lane = 0; lane < LANES; lane++) {
-        size_t s = first + lane;
-        if (s < args.state_size) {
-            float2 factors = bc[s];
-            h[lane] = next_state(h[lane], step.x, step.y, rate[lane], factors.x);
-            sums[lane] = hy_fma(h[lane], factors.y, sums[lane]);
-            hy_store(state + s * args.n + channel, h[lane]);
-        }
-    }
-}
+enum { ROW_THREADS = 128, ROW_BLOCKS = 4 /* of a multiprocessor: the registers are theirs */ };
 
 template <int APART> HY_DEVICE void halve_lanes(float sums[LANES])
 {
@@ -257,14 +242,63 @@ HY_DEVICE float sum_of_sums(float sums[LANES])
     return sums[0];
 }
 
-static HY_KERNEL __launch_bounds__(ROW_THREADS) scan_rows(struct hy_scan_args args)
+/* States first .. first + LANES - 1 of a channel take a step; adds to the sums of their lanes. All
+ * is loaded before anything is stored: the compiler keeps loads behind stores. */
+template <typename ELEMENT>
+HY_DEVICE void step_states(const struct hy_scan_args &args, const void *before, void *after,
+                           size_t channel, size_t first, float2 step,
+                           const hy_shared<float2> &bc, float sums[LANES])
+{
+    const size_t place = first * args.n + channel, count = args.state_size - first;
+    float h[LANES], rate[LANES];
+    hy_load_elements<ELEMENT, LANES>(before, place, args.n, count, h);
+#pragma unroll
+    for (int lane = 0; lane < LANES; lane++)
+        rate[lane] = (size_t)lane < count ? decay_rate(hy_load(args.a + place + lane * args.n))
+                                          : 0.0f;
+#pragma unroll
+    for (int lane = 0; lane < LANES; lane++)
+        if ((size_t)lane < count) {
+            float2 factors = bc[first + lane];
+            h[lane] = next_state(h[lane], step.x, step.y, rate[lane], factors.x);
+            sums[lane] = hy_fma(h[lane], factors.y, sums[lane]);
+        }
+    hy_store_elements<ELEMENT, LANES>(after, place, args.n, count, h);
+}
+
+/* All states of a channel take a step: the sum of h c. */
+template <typename ELEMENT>
+HY_DEVICE float step_channel(const struct hy_scan_args &args, const void *before, void *after,
+                             size_t channel, float2 step, const hy_shared<float2> &bc)
+{
+    float sums[LANES] = {0.0f};
+    for (size_t first = 0; first < args.state_size; first += LANES)
+        step_states<ELEMENT>(args, before, after, channel, first, step, bc, sums);
+    return sum_of_sums(sums);
+}
+
+/* One branch for all that a row loads of the states, which a thread loads together. */
+HY_DEVICE float step_channel_of(hymba_dtype dtype, const struct hy_scan_args &args,
+                                const void *before, void *after, size_t channel, float2 step,
+                                const hy_shared<float2> &bc)
+{
+    if (dtype == HYMBA_DTYPE_BF16)
+        return step_channel<hy_element_bf16>(args, before, after, channel, step, bc);
+    if (dtype == HYMBA_DTYPE_F16)
+        return step_channel<hy_element_f16>(args, before, after, channel, step, bc);
+    return step_channel<hy_element_f32>(args, before, after, channel, step, bc);
+}
+
+static HY_KERNEL __launch_bounds__(ROW_THREADS, ROW_BLOCKS) scan_rows(struct hy_scan_args args)
 {
     hy_shared<float2> bc(0, args.state_size);
     struct hy_sequence sequence =
-        hy_load_sequence<&hy_state_sequence::ssm_state>(args.sequences + hy_block().y);
+        hy_load_sequence<&hy_state_sequence::ssm_before, &hy_state_sequence::ssm_after>(
+            args.sequences + hy_block().y);
     const size_t channel = (size_t)hy_block().x * ROW_THREADS + hy_thread();
     const bool has_channel = channel < args.n;
     const float d = has_channel && sequence.n_rows > 0 ? hy_load(args.d + channel) : 0.0f;
+    const void *before = sequence.before;
     for (size_t t = sequence.row; t < sequence.row + sequence.n_rows; t++) {
         for (size_t s = hy_thread(); s < args.state_size; s += ROW_THREADS)
             bc[s] = make_float2(hy_load(args.b + t * args.bc_stride + s),
@@ -275,11 +309,11 @@ static HY_KERNEL __launch_bounds__(ROW_THREADS) scan_rows(struct hy_scan_args ar
             float x = hy_load(args.x + t * args.x_stride + channel);
             float z = hy_load(args.z + t * args.z_stride + channel);
             float2 step = make_float2(dt, dt * x);
-            float sums[LANES] = {0.0f};
-            for (size_t first = 0; first < args.state_size; first += LANES)
-                step_states(args, sequence.state, channel, first, step, bc, sums);
-            hy_store(args.y + t * args.y_stride + channel, output(sum_of_sums(sums), d, x, z));
+            float sum = step_channel_of(sequence.state_type, args, before, sequence.after, channel,
+                                        step, bc);
+            hy_store(args.y + t * args.y_stride + channel, output(sum, d, x, z));
         }
+        before = sequence.after;
         hy_sync(); /* the next row's b and c stand where this one's do */
     }
 }

@@ -20,7 +20,7 @@ widen_floats(struct hy_widen_args args)
         return;
     const typename FROM::bits *row =
         (const typename FROM::bits *)args.w.data + (args.first + j) * args.stride;
-    hy_store((float *)args.y + j * args.y_stride + i, FROM::widen(hy_load(row + i)));
+    hy_store(args.y + j * args.y_stride + i, FROM::widen(hy_load(row + i)));
 }
 
 template <typename FROM> static void launch(cudaStream_t stream, const struct hy_widen_args *args)
@@ -28,9 +28,9 @@ template <typename FROM> static void launch(cudaStream_t stream, const struct hy
     hy_launch(stream, widen_floats<FROM>, grid_of(args, THREADS), THREADS, 0, *args);
 }
 
-/* n = n_rows * columns elements, of s bytes in y: reads n bytes, or n / 2 of INT4, and 2 n / 8 of
- * scales (each again for every eight elements of its group); writes s n. */
-template <int DTYPE, typename TO> static HY_KERNEL __launch_bounds__(THREADS)
+/* n = n_rows * columns elements: reads n bytes, or n / 2 of INT4, and 2 n / 8 of scales (each again
+ * for every eight elements of its group); writes 4 n. */
+template <int DTYPE> static HY_KERNEL __launch_bounds__(THREADS)
 widen_quantised(struct hy_widen_args args)
 {
     const unsigned i = (hy_block().x * THREADS + hy_thread()) * HY_EIGHT;
@@ -39,17 +39,13 @@ widen_quantised(struct hy_widen_args args)
     if (i >= args.w.columns)
         return;
     hy_load_eight<DTYPE>(args.w, args.first + j, i, values);
-    hy_store_eight((typename TO::bits *)args.y + j * args.y_stride + i, values);
+    hy_store_eight(args.y + j * args.y_stride + i, values);
 }
 
 template <int DTYPE>
 static void launch_quantised(cudaStream_t stream, const struct hy_widen_args *args)
 {
-    const dim3 grid = grid_of(args, THREADS * HY_EIGHT);
-    if (args->y_dtype == HYMBA_DTYPE_F32)
-        hy_launch(stream, widen_quantised<DTYPE, hy_element_f32>, grid, THREADS, 0, *args);
-    else
-        hy_launch(stream, widen_quantised<DTYPE, hy_element_bf16>, grid, THREADS, 0, *args);
+    hy_launch(stream, widen_quantised<DTYPE>, grid_of(args, THREADS * HY_EIGHT), THREADS, 0, *args);
 }
 
 void hy_cuda_widen(cudaStream_t stream, const struct hy_widen_args *args)

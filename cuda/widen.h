@@ -1,4 +1,4 @@
-/* Weights in the type that a product is computed in, some of a matrix's rows at a time. */
+/* Weights as f32, which f32 activations are multiplied with, some of a matrix's rows at a time. */
 #ifndef HYMBA_CUDA_WIDEN_H
 #define HYMBA_CUDA_WIDEN_H
 
@@ -13,8 +13,7 @@ struct hy_widen_args {
     struct hy_matrix w;   /* F16, BF16 or quantised; rows stride elements apart */
     size_t stride;        /* columns if quantised */
     size_t first, n_rows;
-    hymba_dtype y_dtype;  /* F32; of quantised weights also BF16, rounded to nearest even */
-    void *y;              /* [n_rows][y_stride] */
+    float *y;             /* [n_rows][y_stride] */
     size_t y_stride;
 };
 

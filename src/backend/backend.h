@@ -5,6 +5,7 @@
 #ifndef HY_BACKEND_BACKEND_H
 #define HY_BACKEND_BACKEND_H
 
+#include "backend/observer.h"
 #include "backend/plugin.h"
 #include "base/memory.h"
 #include "base/thread.h"
@@ -21,6 +22,7 @@ struct hy_backend {
     size_t scratch_floats;
     unsigned char *matmul_scratch; /* of all threads, matmul_scratch_bytes each */
     size_t matmul_scratch_bytes;
+    const struct hy_observer *observer; /* NULL: none */
 };
 
 /* The CPU. n_threads 0 means hy_processor_count. With an executor, which is valid, its threads
@@ -43,16 +45,23 @@ hymba_status hy_backend_reserve_attention(struct hy_backend *backend, size_t hea
 hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t columns,
                                        hymba_error *error);
 
+/* Around the ops of a step of so many rows, as device.h says; the CPU has nothing to do. */
+void hy_backend_begin_step(struct hy_backend *backend, size_t rows);
+void hy_backend_end_step(struct hy_backend *backend, bool run);
+
 void hy_backend_embed(struct hy_backend *, const struct hy_embed_args *, size_t rows);
 void hy_backend_rms_norm(struct hy_backend *, const struct hy_rms_norm_args *, size_t rows);
+void hy_backend_norm_parts(struct hy_backend *, const struct hy_norm_parts_args *, size_t rows);
 void hy_backend_matmul(struct hy_backend *, const struct hy_matmul_args *);
 void hy_backend_round(struct hy_backend *, const struct hy_round_args *, size_t rows);
-void hy_backend_rope(struct hy_backend *, const struct hy_rope_args *, size_t rows);
-void hy_backend_cache_rows(struct hy_backend *, const struct hy_cache_rows_args *, size_t rows);
+void hy_backend_rope_store(struct hy_backend *, const struct hy_rope_store_args *, size_t rows);
 void hy_backend_attention(struct hy_backend *, const struct hy_attention_args *, size_t rows);
 void hy_backend_conv(struct hy_backend *, const struct hy_conv_args *);
 void hy_backend_scan(struct hy_backend *, const struct hy_scan_args *);
 void hy_backend_fuse(struct hy_backend *, const struct hy_fuse_args *, size_t rows);
 void hy_backend_swiglu(struct hy_backend *, const struct hy_swiglu_args *, size_t rows);
+
+/* On a plug-in's device; the CPU has the sampler itself. */
+void hy_backend_sample(struct hy_backend *, const struct hy_sample_args *);
 
 #endif

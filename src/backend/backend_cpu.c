@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "base/processor.h"
+#include "kernel/fused.h"
 
 /* Smallest piece of work worth waking a thread for, in multiply-adds. */
 enum { GRAIN_OPERATIONS = 1 << 15 };
@@ -90,6 +91,18 @@ static size_t grain_for(size_t operations_per_unit)
     return GRAIN_OPERATIONS / (operations_per_unit + 1) + 1;
 }
 
+static void begin_op(const struct hy_backend *backend)
+{
+    if (backend->observer)
+        backend->observer->begin(backend->observer->user);
+}
+
+static void end_op(const struct hy_backend *backend, enum hy_op op, const void *args, size_t rows)
+{
+    if (backend->observer)
+        backend->observer->end(backend->observer->user, op, args, rows);
+}
+
 hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t columns,
                                        hymba_error *error)
 {
@@ -113,15 +126,72 @@ static void embed_work(void *argument, size_t begin, size_t end, unsigned thread
     call->backend->kernels.embed(call->args, begin, end);
 }
 
+void hy_backend_begin_step(struct hy_backend *backend, size_t rows)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    if (plugin && !plugin->failed)
+        plugin->ops->begin_step(plugin->device, rows);
+}
+
+void hy_backend_end_step(struct hy_backend *backend, bool run)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    if (plugin && !plugin->failed)
+        plugin->ops->end_step(plugin->device, run);
+}
+
 void hy_backend_embed(struct hy_backend *backend, const struct hy_embed_args *args, size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, embed_work, &call, rows, grain_for(args->table.columns), 1);
+    else if (!plugin->failed)
         plugin->ops->embed(plugin->device, args, rows);
+    end_op(backend, HY_OP_EMBED, args, rows);
+}
+
+static void round_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    call->backend->kernels.round(call->args, begin, end);
+}
+
+static void round_on_pool(struct hy_backend *backend, const struct hy_round_args *args,
+                          size_t rows)
+{
+    struct call call = {backend, args};
+    hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4),
+                hy_max_size(args->y.block, 1));
+}
+
+/* An op whose rows may be rounded behind it: alone and together with that. */
+struct rounding_op {
+    hy_work alone, together;
+    const void *args;
+    size_t rows, operations; /* of the op alone, per row */
+    struct hy_round_args rounding; /* y.data NULL: none */
+};
+
+/* Together the threads need not meet in between. But blocks of rows are rounded by one thread each,
+ * and where that leaves threads without work the op alone goes to all of them. */
+static void run_rounding(struct hy_backend *backend, const struct rounding_op *op)
+{
+    const struct hy_rounded *rounded = &op->rounding.y;
+    struct call call = {backend, op->args};
+    size_t block = hy_max_size(rounded->block, 1);
+    bool together = rounded->data
+                    && (block == 1 || op->rows / block >= 4 * hy_pool_threads(backend->pool));
+    if (together) {
+        hy_pool_run(backend->pool, op->together, &call, op->rows,
+                    grain_for(op->operations + op->rounding.n * 4), block);
         return;
     }
-    hy_pool_run(backend->pool, embed_work, &call, rows, grain_for(args->table.columns), 1);
+    hy_pool_run(backend->pool, op->alone, &call, op->rows, grain_for(op->operations), 1);
+    if (rounded->data)
+        round_on_pool(backend, &op->rounding, op->rows);
 }
 
 static void rms_norm_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -131,16 +201,47 @@ static void rms_norm_work(void *argument, size_t begin, size_t end, unsigned thr
     call->backend->kernels.rms_norm(call->args, begin, end);
 }
 
+static void rounded_norm_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    hy_fused_rms_norm(&call->backend->kernels, call->args, begin, end);
+}
+
 void hy_backend_rms_norm(struct hy_backend *backend, const struct hy_rms_norm_args *args,
                          size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
-    struct call call = {backend, args};
-    if (plugin) {
+    const struct rounding_op op = {rms_norm_work, rounded_norm_work, args, rows, args->n,
+                                   hy_round_of(args->y, args->y_stride, args->n, &args->rounded)};
+    begin_op(backend);
+    if (!plugin)
+        run_rounding(backend, &op);
+    else if (!plugin->failed)
         plugin->ops->rms_norm(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, rms_norm_work, &call, rows, grain_for(args->n), 1);
+    end_op(backend, HY_OP_RMS_NORM, args, rows);
+}
+
+static void norm_parts_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    hy_fused_norm_parts(&call->backend->kernels, call->args, begin, end);
+}
+
+void hy_backend_norm_parts(struct hy_backend *backend, const struct hy_norm_parts_args *args,
+                           size_t rows)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    struct call call = {backend, args};
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, norm_parts_work, &call, rows,
+                    grain_for(args->x_stride + args->parts[0].n * 4),
+                    hy_max_size(args->rounded.block, 1));
+    else if (!plugin->failed)
+        plugin->ops->norm_parts(plugin->device, args, rows);
+    end_op(backend, HY_OP_NORM_PARTS, args, rows);
 }
 
 static void matmul_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -156,70 +257,46 @@ void hy_backend_matmul(struct hy_backend *backend, const struct hy_matmul_args *
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, matmul_work, &call, args->n, grain_for(args->m * args->k),
+                    LANE_ALIGN);
+    else if (!plugin->failed)
         plugin->ops->matmul(plugin->device, args);
-        return;
-    }
-    hy_pool_run(backend->pool, matmul_work, &call, args->n, grain_for(args->m * args->k),
-                LANE_ALIGN);
-}
-
-static void round_work(void *argument, size_t begin, size_t end, unsigned thread)
-{
-    const struct call *call = argument;
-    (void)thread;
-    call->backend->kernels.round(call->args, begin, end);
+    end_op(backend, HY_OP_MATMUL, args, 0);
 }
 
 void hy_backend_round(struct hy_backend *backend, const struct hy_round_args *args, size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
-    struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin)
+        round_on_pool(backend, args, rows);
+    else if (!plugin->failed)
         plugin->ops->round(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, round_work, &call, rows, grain_for(args->n * 4),
-                hy_max_size(args->y.block, 1));
+    end_op(backend, HY_OP_ROUND, args, rows);
 }
 
-static void rope_work(void *argument, size_t begin, size_t end, unsigned thread)
+static void rope_store_work(void *argument, size_t begin, size_t end, unsigned thread)
 {
     const struct call *call = argument;
     (void)thread;
-    call->backend->kernels.rope(call->args, begin, end);
+    hy_fused_rope_store(&call->backend->kernels, call->args, begin, end);
 }
 
-void hy_backend_rope(struct hy_backend *backend, const struct hy_rope_args *args, size_t rows)
-{
-    const struct hy_plugin *plugin = backend->plugin;
-    struct call call = {backend, args};
-    if (plugin) {
-        plugin->ops->rope(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, rope_work, &call, rows, grain_for(args->n_heads * args->head_size),
-                1);
-}
-
-static void cache_rows_work(void *argument, size_t begin, size_t end, unsigned thread)
-{
-    const struct call *call = argument;
-    (void)thread;
-    call->backend->kernels.cache_rows(call->args, begin, end);
-}
-
-void hy_backend_cache_rows(struct hy_backend *backend, const struct hy_cache_rows_args *args,
+void hy_backend_rope_store(struct hy_backend *backend, const struct hy_rope_store_args *args,
                            size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
-        plugin->ops->cache_rows(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, cache_rows_work, &call, rows,
-                grain_for(args->n_heads * args->head_size), 1);
+    size_t numbers = (args->n_heads + args->n_kv_heads) * args->qk_size
+                     + args->n_kv_heads * args->v_size;
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, rope_store_work, &call, rows, grain_for(numbers), 1);
+    else if (!plugin->failed)
+        plugin->ops->rope_store(plugin->device, args, rows);
+    end_op(backend, HY_OP_ROPE_STORE, args, rows);
 }
 
 static void attention_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -234,12 +311,13 @@ void hy_backend_attention(struct hy_backend *backend, const struct hy_attention_
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, attention_work, &call, rows * args->n_heads,
+                    grain_for(args->max_keys * (args->qk_size + args->v_size)), 1);
+    else if (!plugin->failed)
         plugin->ops->attention(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, attention_work, &call, rows * args->n_heads,
-                grain_for(args->max_keys * (args->qk_size + args->v_size)), 1);
+    end_op(backend, HY_OP_ATTENTION, args, rows);
 }
 
 static size_t sequence_rows(const struct hy_state_sequence *sequences, size_t n_sequences)
@@ -261,13 +339,15 @@ void hy_backend_conv(struct hy_backend *backend, const struct hy_conv_args *args
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin) {
+        size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
+        hy_pool_run(backend->pool, conv_work, &call, args->n_sequences * args->n,
+                    grain_for(rows * (args->width + 8)), LANE_ALIGN);
+    } else if (!plugin->failed) {
         plugin->ops->conv(plugin->device, args);
-        return;
     }
-    size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
-    hy_pool_run(backend->pool, conv_work, &call, args->n_sequences * args->n,
-                grain_for(rows * (args->width + 8)), LANE_ALIGN);
+    end_op(backend, HY_OP_CONV, args, 0);
 }
 
 static void scan_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -281,13 +361,15 @@ void hy_backend_scan(struct hy_backend *backend, const struct hy_scan_args *args
 {
     const struct hy_plugin *plugin = backend->plugin;
     struct call call = {backend, args};
-    if (plugin) {
+    begin_op(backend);
+    if (!plugin) {
+        size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
+        hy_pool_run(backend->pool, scan_work, &call, args->n_sequences * args->n,
+                    grain_for(rows * args->state_size * 8), LANE_ALIGN);
+    } else if (!plugin->failed) {
         plugin->ops->scan(plugin->device, args);
-        return;
     }
-    size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
-    hy_pool_run(backend->pool, scan_work, &call, args->n_sequences * args->n,
-                grain_for(rows * args->state_size * 8), LANE_ALIGN);
+    end_op(backend, HY_OP_SCAN, args, 0);
 }
 
 static void fuse_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -297,15 +379,25 @@ static void fuse_work(void *argument, size_t begin, size_t end, unsigned thread)
     call->backend->kernels.fuse(call->args, begin, end);
 }
 
+static void rounded_fuse_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    hy_fused_fuse(&call->backend->kernels, call->args, begin, end);
+}
+
 void hy_backend_fuse(struct hy_backend *backend, const struct hy_fuse_args *args, size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
-    struct call call = {backend, args};
-    if (plugin) {
+    const struct rounding_op op = {
+        fuse_work, rounded_fuse_work, args, rows, args->n * 4,
+        hy_round_of(args->y, args->y_stride, args->concat ? 2 * args->n : args->n, &args->rounded)};
+    begin_op(backend);
+    if (!plugin)
+        run_rounding(backend, &op);
+    else if (!plugin->failed)
         plugin->ops->fuse(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, fuse_work, &call, rows, grain_for(args->n * 4), 1);
+    end_op(backend, HY_OP_FUSE, args, rows);
 }
 
 static void swiglu_work(void *argument, size_t begin, size_t end, unsigned thread)
@@ -315,13 +407,32 @@ static void swiglu_work(void *argument, size_t begin, size_t end, unsigned threa
     call->backend->kernels.swiglu(call->args, begin, end);
 }
 
+static void rounded_swiglu_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    hy_fused_swiglu(&call->backend->kernels, call->args, begin, end);
+}
+
 void hy_backend_swiglu(struct hy_backend *backend, const struct hy_swiglu_args *args, size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
-    struct call call = {backend, args};
-    if (plugin) {
+    const struct rounding_op op = {
+        swiglu_work, rounded_swiglu_work, args, rows, args->n * 8,
+        hy_round_of(args->y, args->y_stride, args->n, &args->rounded)};
+    begin_op(backend);
+    if (!plugin)
+        run_rounding(backend, &op);
+    else if (!plugin->failed)
         plugin->ops->swiglu(plugin->device, args, rows);
-        return;
-    }
-    hy_pool_run(backend->pool, swiglu_work, &call, rows, grain_for(args->n * 8), 1);
+    end_op(backend, HY_OP_SWIGLU, args, rows);
+}
+
+void hy_backend_sample(struct hy_backend *backend, const struct hy_sample_args *args)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    begin_op(backend);
+    if (plugin && !plugin->failed)
+        plugin->ops->sample(plugin->device, args);
+    end_op(backend, HY_OP_SAMPLE, args, args->n_rows);
 }

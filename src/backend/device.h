@@ -15,12 +15,17 @@
 
 #include "base/status.h"
 #include "kernel/kernel.h"
+#include "text/sample_row.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { HY_DEVICE_INTERFACE = 1 };
+enum { HY_DEVICE_INTERFACE = 2 };
+
+/* A device may multiply panels of so many rows: where there is room for whole ones behind the rows
+ * that count (hy_matmul_args), nothing is copied for that. */
+enum { HY_PANEL_ROWS = 128 };
 
 struct hy_device; /* of the plug-in */
 
@@ -87,13 +92,15 @@ struct hy_device_ops {
     void (*convert)(struct hy_device *device, const struct hy_convert_args *args);
 
     /* Rows and meaning as in kernel.h; whole ops. With rows rounded to BF16, matmul may round
-     * quantised weights to bf16, too. Matrices lie at multiples of 256, and so do their scales. */
+     * quantised weights to bf16, too. Matrices lie at multiples of 256, and so do their scales;
+     * rounded rows at multiples of 16. */
     void (*embed)(struct hy_device *device, const struct hy_embed_args *args, size_t rows);
     void (*rms_norm)(struct hy_device *device, const struct hy_rms_norm_args *args, size_t rows);
+    void (*norm_parts)(struct hy_device *device, const struct hy_norm_parts_args *args,
+                       size_t rows);
     void (*matmul)(struct hy_device *device, const struct hy_matmul_args *args);
     void (*round)(struct hy_device *device, const struct hy_round_args *args, size_t rows);
-    void (*rope)(struct hy_device *device, const struct hy_rope_args *args, size_t rows);
-    void (*cache_rows)(struct hy_device *device, const struct hy_cache_rows_args *args,
+    void (*rope_store)(struct hy_device *device, const struct hy_rope_store_args *args,
                        size_t rows);
     void (*attention)(struct hy_device *device, const struct hy_attention_args *args,
                       size_t rows);
@@ -101,6 +108,19 @@ struct hy_device_ops {
     void (*scan)(struct hy_device *device, const struct hy_scan_args *args);
     void (*fuse)(struct hy_device *device, const struct hy_fuse_args *args, size_t rows);
     void (*swiglu)(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows);
+
+    /* The rows and their changes lie in the host's memory, logits and tokens in the device's. */
+    void (*sample)(struct hy_device *device, const struct hy_sample_args *args);
+
+    /*
+     * Between these two the ops of one step of so many rows are called, which have a row in each
+     * sequence, and nothing else is. They may be kept and queued together by end_step, which drops
+     * them if they are not to run; without having run they may already have. Steps whose ops differ
+     * in the lists of sequences alone may then cost less than the calls do. Lists may cover fewer
+     * rows than the step has; its last rows are of nobody then, and may hold any numbers.
+     */
+    void (*begin_step)(struct hy_device *device, size_t rows);
+    void (*end_step)(struct hy_device *device, bool run);
 
     /* Waits for all that was queued; the first failure since it was last asked. NO_MEMORY of a
      * workspace that could not grow leaves the device usable. */

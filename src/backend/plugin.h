@@ -20,6 +20,7 @@ struct hy_plugin {
     char label[24];          /* "cuda:0" */
     bool failed;             /* for good; *failure says why */
     hymba_error failure;
+    bool single_ops;         /* no begin_step: for tests, which compare the two ways */
     bool gathers;            /* copies within the device (store.h) */
     size_t n_gathered;
     struct hy_copy_args gathered[HY_GATHERED_COPIES];

@@ -108,6 +108,12 @@ struct hy_round_args {
     struct hy_rounded y;
 };
 
+/*
+ * Some ops can round their rows, too, where the argument `rounded` has data, as hy_round_args would
+ * from the y that they write. The table below never does; its functions ignore the argument, and
+ * kernel/fused.h adds it. On a device y may be NULL then: only the rounded rows are wanted.
+ */
+
 /* y = w * x / sqrt(mean(x^2) + epsilon), row by row (section 3). Units: rows. y may be x. */
 struct hy_rms_norm_args {
     const float *x;
@@ -117,6 +123,25 @@ struct hy_rms_norm_args {
     float epsilon;
     float *y;
     size_t y_stride;
+    struct hy_rounded rounded;
+};
+
+/* Norms of parts that stand side by side in a row, in place, each with its own weight and mean
+ * (section 4b: dt, B and C). The first one may be rounded: a device need not write it as f32 then.
+ * Units: rows. */
+enum { HY_NORM_PARTS = 3 };
+
+struct hy_norm_part {
+    const float *weight; /* [n] */
+    size_t n;
+};
+
+struct hy_norm_parts_args {
+    float *x;            /* [T][sum of n] */
+    size_t x_stride;
+    struct hy_norm_part parts[HY_NORM_PARTS];
+    float epsilon;
+    struct hy_rounded rounded; /* of parts[0].n elements a row */
 };
 
 /*
@@ -139,6 +164,8 @@ struct hy_matmul_args {
     bool accumulate;
     float *y;            /* [m][n] */
     size_t y_stride;
+    size_t room;         /* rows behind the m of x, or rounded, and of y: readable, of any contents,
+                            and y's may be written, so that a device can compute more than m */
 };
 
 /* Rows that a block of rounded activations has, at most. */
@@ -176,6 +203,24 @@ struct hy_cache_rows_args {
     hymba_dtype dtype;
     void *y;
     size_t head_stride;  /* bytes */
+};
+
+/*
+ * Heads on their way to attention: queries and keys are rotated in place as hy_rope_args says, then
+ * keys and values are stored as hy_cache_rows_args says. A device need not write the keys in place.
+ * Units: rows.
+ */
+struct hy_rope_store_args {
+    float *q;            /* [T][n_heads][qk_size] */
+    float *k;            /* [T][n_kv_heads][qk_size] */
+    const float *v;      /* [T][n_kv_heads][v_size] */
+    size_t stride;       /* of all three */
+    size_t n_heads, n_kv_heads; /* n_kv_heads 0: queries alone */
+    size_t qk_size, v_size;
+    const float *cosine, *sine; /* NULL: nothing is rotated */
+    hymba_dtype dtype;   /* of what is stored */
+    void *k_rows, *v_rows;
+    size_t k_head_stride, v_head_stride; /* bytes */
 };
 
 /*
@@ -238,16 +283,26 @@ static inline size_t hy_attention_scratch(const struct hy_attention_args *args)
            * (args->max_keys + hy_attention_row_floats(args->qk_size, args->v_size));
 }
 
-/* One sequence in a convolution or scan call, with its state, updated in place. */
+/*
+ * One sequence in a convolution or scan call, with its states where they stand before the segment
+ * and where they shall stand behind it: one place or two that do not overlap. Convolution states
+ * are [width - 1][n], the raw inputs before the segment, oldest first; scan states [state_size][n]:
+ * neighbouring channels lie together. The table of this header takes F32 alone. On a device a
+ * segment of one row, no longer one, may have F16 or BF16, which is rounded to nearest even when it
+ * is written; all arithmetic is f32. Without rows the pointers are not used.
+ */
 struct hy_state_sequence {
     struct hy_segment segment;
-    float *conv_state;   /* [width - 1][n]: raw inputs before the segment, oldest first */
-    float *ssm_state;    /* [state_size][n]: neighbouring channels lie together */
+    const void *conv_before;
+    void *conv_after;
+    const void *ssm_before;
+    void *ssm_after;
+    hymba_dtype state_type;
 };
 
 /*
  * y[t][i] = silu(bias[i] + sum_j w[i][j] * x[t - width + 1 + j][i]) (section 4b); inputs before
- * the segment come from its conv_state, which holds the last width - 1 inputs afterwards.
+ * the segment come from its conv_before; conv_after holds the last width - 1 inputs afterwards.
  * Units: n_sequences * n, unit u = sequence u / n, channel u % n.
  */
 struct hy_conv_args {
@@ -260,6 +315,7 @@ struct hy_conv_args {
     size_t y_stride;
     const struct hy_state_sequence *sequences;
     size_t n_sequences;
+    struct hy_rounded rounded; /* on a device alone; y is written all the same */
 };
 
 /*
@@ -303,6 +359,7 @@ struct hy_fuse_args {
     bool concat;
     float *y;
     size_t y_stride;
+    struct hy_rounded rounded;
 };
 
 /* y[t][i] = silu(gate[t][i]) * up[t][i] (section 3). Units: rows. y may be gate. */
@@ -314,6 +371,7 @@ struct hy_swiglu_args {
     size_t n;
     float *y;
     size_t y_stride;
+    struct hy_rounded rounded;
 };
 
 /* The type that activations are rounded to before they meet weights of a type; F32: not rounded. */

@@ -6,7 +6,7 @@ static float conv_input(const struct hy_conv_args *args, const struct hy_state_s
 {
     size_t n_old = args->width - 1;
     if (index < n_old)
-        return sequence->conv_state[index * args->n + channel];
+        return ((const float *)sequence->conv_before)[index * args->n + channel];
     return args->x[(sequence->segment.row + index - n_old) * args->x_stride + channel];
 }
 
@@ -20,9 +20,9 @@ static void conv_channel(const struct hy_conv_args *args, const struct hy_state_
             sum += args->weight[j * args->n + channel] * conv_input(args, sequence, channel, t + j);
         args->y[(sequence->segment.row + t) * args->y_stride + channel] = hy_ref_silu(sum);
     }
+    float *after = sequence->conv_after;
     for (size_t j = 0; n_rows > 0 && j + 1 < args->width; j++)
-        sequence->conv_state[j * args->n + channel] =
-            conv_input(args, sequence, channel, n_rows + j);
+        after[j * args->n + channel] = conv_input(args, sequence, channel, n_rows + j);
 }
 
 void hy_ref_conv(const struct hy_conv_args *args, size_t begin, size_t end)
@@ -41,6 +41,8 @@ static void scan_channel(const struct hy_scan_args *args, const struct hy_state_
                          size_t channel)
 {
     const struct hy_segment *segment = &sequence->segment;
+    const float *before = sequence->ssm_before;
+    float *after = sequence->ssm_after;
     for (size_t t = segment->row; t < segment->row + segment->n_rows; t++) {
         const float *b = args->b + t * args->bc_stride;
         const float *c = args->c + t * args->bc_stride;
@@ -49,10 +51,11 @@ static void scan_channel(const struct hy_scan_args *args, const struct hy_state_
         float z = args->z[t * args->z_stride + channel];
         float sum = 0.0f;
         for (size_t s = 0; s < args->state_size; s++) {
-            float *h = &sequence->ssm_state[s * args->n + channel];
-            *h = expf(dt * args->a[s * args->n + channel]) * *h + dt * x * b[s];
-            sum += *h * c[s];
+            size_t i = s * args->n + channel;
+            after[i] = expf(dt * args->a[i]) * before[i] + dt * x * b[s];
+            sum += after[i] * c[s];
         }
+        before = after;
         args->y[t * args->y_stride + channel] = (sum + args->d[channel] * x) * hy_ref_silu(z);
     }
 }

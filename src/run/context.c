@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/processor.h"
 #include "run/decode.h"
+#include "run/step_logits.h"
 
 enum {
     DEFAULT_STEP_TOKENS = 128, /* enough rows to hide the weights' traffic behind arithmetic */
@@ -174,6 +175,7 @@ static void destroy(hymba_context *context)
 {
     struct hy_memory *memory = &context->memory;
     hy_step_lists_free(memory, &context->lists);
+    hy_sampling_free(memory, &context->sampling);
     hy_free(memory, context->inverse_frequency);
     hy_meta_state_release(context->meta);
     hy_workspace_free(memory, &context->workspace);
@@ -314,9 +316,9 @@ hymba_status hy_context_prepare_meta(hymba_context *context, hymba_error *error)
 
 /*
  * Adds the parts of the working memory that are not in hy_workspace: the context's record, the
- * recurrent states behind the meta tokens, those of a sequence while it runs and those it will keep
- * for going back, what the rings held before a call of several steps, and the attention scores of
- * all threads.
+ * recurrent states behind the meta tokens, those of a sequence while it runs (on a device also the
+ * place that a single token's go to) and those it will keep for going back, what the rings held
+ * before a call of several steps, and the attention scores of all threads.
  */
 static hymba_status add_other_bytes(const hymba_model *model, const struct hy_state_layout *layout,
                                     const hymba_context_params *params, uint64_t n_tokens,
@@ -327,6 +329,7 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
     size_t group = config->n_heads / config->n_kv_heads, keys = 0;
     uint64_t kept = n_tokens > 0 ? n_tokens - 1 : 0; /* of one call; the last state is no extra */
     uint64_t undo = n_tokens > layout->step_rows ? layout->ring_bytes : 0, states, scores;
+    uint64_t spare = wants_plugin(params) ? layout->recurrent_bytes : 0;
     hymba_status status = count_keys(layout, n_tokens, &keys, error);
     if (status != HYMBA_OK)
         return status;
@@ -337,7 +340,8 @@ static hymba_status add_other_bytes(const hymba_model *model, const struct hy_st
         !hy_mul_u64(keys, threads * group * sizeof(float), &scores) ||
         !hy_add_u64(*bytes, layout->meta_bytes - layout->meta_kv_bytes, bytes) ||
         !hy_add_u64(*bytes, sizeof(struct hymba_context), bytes) ||
-        !hy_add_u64(*bytes, undo, bytes) || !hy_add_u64(*bytes, states, bytes) ||
+        !hy_add_u64(*bytes, undo, bytes) || !hy_add_u64(*bytes, spare, bytes) ||
+        !hy_add_u64(*bytes, states, bytes) ||
         !hy_add_u64(*bytes, scores, bytes))
         return hy_fail(error, HYMBA_ERROR_LIMIT, "a context's memory does not fit 64 bits");
     return HYMBA_OK;
@@ -359,7 +363,8 @@ hymba_status hy_context_memory(const hymba_model *model, const hymba_context_par
         return status;
     status = hy_layout_memory(&layout, info, error);
     if (status == HYMBA_OK)
-        status = hy_workspace_bytes(&model->plan, &layout, wanted.step_rows, &bytes, error);
+        status = hy_workspace_bytes(&model->plan, &layout, wants_plugin(params), wanted.step_rows,
+                                    &bytes, error);
     info->weight_bytes = model->weights.bytes;
     info->workspace_bytes = bytes;
     if (wants_plugin(params)) {

@@ -6,9 +6,20 @@
 
 #include "backend/backend.h"
 #include "model/device_weights.h"
+#include "run/kernel_times.h"
 #include "run/probe.h"
 #include "run/step_lists.h"
 #include "run/workspace.h"
+#include "text/sample_row.h"
+
+/* What a call works with to have a device choose tokens. */
+struct hy_sampling {
+    struct hy_sample_row *rows; /* [HY_DEVICE_LOGITS_ROWS] */
+    struct hy_sample_change *changes;
+    size_t capacity;  /* of changes */
+    uint32_t *counts; /* [V], zeros */
+    bool told;        /* that a sampler needs the host */
+};
 
 struct hymba_context {
     _Atomic unsigned references;
@@ -22,11 +33,13 @@ struct hymba_context {
     struct hy_state_layout layout;
     struct hy_workspace workspace;
     struct hy_step_lists lists;
+    struct hy_sampling sampling;
     double *inverse_frequency; /* [qk_size / 2], section 5 */
     struct hy_meta_state *meta;
     bool meta_ready;
     int compute;
     struct hy_probe probe;
+    struct hy_kernel_times kernel_times;
 };
 
 /* params is complete. */

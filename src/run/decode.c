@@ -1,10 +1,11 @@
 #include "run/decode.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "run/forward.h"
+#include "run/step_logits.h"
+#include "text/sampler.h"
 
 /* A call on its way. */
 struct call {
@@ -75,6 +76,19 @@ static hymba_status reserve_item(const struct hy_item *item, hymba_error *error)
     return status == HYMBA_OK ? hy_session_check_memory(session, 0, error) : status;
 }
 
+hymba_status hy_decode_check(hymba_context *context, const struct hy_item *item,
+                             hymba_error *error)
+{
+    return check_item(context, item, 0, error);
+}
+
+hymba_status hy_decode_reserve(hymba_context *context, const struct hy_item *item,
+                               hymba_error *error)
+{
+    hymba_status status = check_item(context, item, 0, error);
+    return status == HYMBA_OK ? reserve_item(item, error) : status;
+}
+
 /* States to keep behind the last tokens of an item; the one before its first token is at hand. */
 static size_t count_kept(const hymba_context *context, const struct hy_item *item)
 {
@@ -102,25 +116,39 @@ static hymba_status reserve_undo(struct call *call, hymba_error *error)
     return hy_step_lists_reserve_undo(&context->memory, &context->lists, bytes, error);
 }
 
-/* What steps of n sequences need. */
-static hymba_status reserve_steps(hymba_context *context, size_t n, size_t n_spans,
-                                  hymba_error *error)
+/*
+ * Whether an item's states go straight from the session's place to a spare one: on a device, for a
+ * single token, which is what decoding consists of. Longer items have f32 working copies, so that
+ * 16-bit states are rounded once a call; and all have on the CPU, whose kernels take f32 alone.
+ */
+static bool uses_spare(const hymba_context *context, const struct hy_item *item)
+{
+    return context->backend.plugin && item->n_tokens == 1;
+}
+
+/* What steps of n sequences need, of which n_spares use spare states. */
+static hymba_status reserve_steps(hymba_context *context, size_t n, size_t n_spares,
+                                  size_t n_spans, hymba_error *error)
 {
     struct hy_memory *memory = &context->memory;
     struct hy_step_lists *lists = &context->lists;
+    const struct hy_state_layout *layout = &context->layout;
     hymba_status status = hy_step_lists_reserve_spans(memory, lists, n_spans, error);
     if (status == HYMBA_OK)
         status = hy_step_lists_reserve_sequences(memory, lists, n, error);
     if (status == HYMBA_OK)
-        status = hy_step_lists_reserve_recurrent(
-            memory, lists, n, hy_layout_recurrent_floats(&context->layout), error);
+        status = hy_step_lists_reserve_spares(memory, lists, n_spares, layout->recurrent_bytes,
+                                              error);
+    if (status == HYMBA_OK)
+        status = hy_step_lists_reserve_recurrent(memory, lists, n - n_spares,
+                                                 hy_layout_recurrent_floats(layout), error);
     return status;
 }
 
 static hymba_status reserve(struct call *call, hymba_error *error)
 {
     hymba_context *context = call->context;
-    size_t spans = 0;
+    size_t spans = 0, spares = 0;
     for (size_t i = 0; i < call->n; i++) {
         const struct hy_item *item = &call->items[i];
         hymba_status status = check_item(context, item, i, error);
@@ -135,12 +163,15 @@ static hymba_status reserve(struct call *call, hymba_error *error)
         if (status != HYMBA_OK)
             return status;
         spans += hy_state_max_spans(&item->session->state);
+        spares += uses_spare(context, item);
         call->several_steps |= count_due(item) > 0;
     }
     call->several_steps |= call->total_tokens > context->workspace.rows;
-    hymba_status status = reserve_steps(context, call->n, spans, error);
+    hymba_status status = reserve_steps(context, call->n, spares, spans, error);
     if (status == HYMBA_OK)
         status = reserve_kept(call, error);
+    if (status == HYMBA_OK)
+        status = hy_step_logits_reserve(context, call->items, call->n, error);
     if (status == HYMBA_OK && call->several_steps)
         status = reserve_undo(call, error);
     return status;
@@ -157,10 +188,24 @@ hymba_status hy_decode_items(hymba_context *context, size_t n, struct hy_item **
 
 /* ---------------------------------------------------------------- running */
 
+/* Where the item's new recurrent states will stand. */
+static void place_recurrent(struct call *call, size_t i, size_t *n_spares)
+{
+    struct hy_step_lists *lists = &call->context->lists;
+    struct hy_item_progress *progress = &lists->progress[i];
+    if (uses_spare(call->context, &call->items[i])) {
+        progress->spare = lists->spares[(*n_spares)++];
+        return;
+    }
+    progress->recurrent = lists->recurrent + (i - *n_spares) *
+                                                 hy_layout_recurrent_floats(&call->context->layout);
+    hy_state_load_recurrent(&call->items[i].session->state, progress->recurrent);
+}
+
 static void begin_items(struct call *call)
 {
     struct hy_step_lists *lists = &call->context->lists;
-    size_t floats = hy_layout_recurrent_floats(&call->context->layout);
+    size_t floats = hy_layout_recurrent_floats(&call->context->layout), n_spares = 0;
     unsigned char *undo = lists->undo;
     float *kept = lists->kept;
     hy_store_begin_copies(call->context->backend.plugin);
@@ -172,12 +217,11 @@ static void begin_items(struct call *call)
             .ring_first = state->ring_first,
             .n_kept = count_kept(call->context, &call->items[i]),
             .kept = kept,
-            .recurrent = lists->recurrent + i * floats,
         };
         progress->first_kept = call->items[i].n_tokens - progress->n_kept;
         if (progress->n_kept > 0)
             kept += progress->n_kept * floats;
-        hy_state_load_recurrent(state, progress->recurrent);
+        place_recurrent(call, i, &n_spares);
         if (call->several_steps && hy_state_undo_bytes(state) > 0) {
             progress->undo = undo;
             hy_state_save_undo(state, undo);
@@ -227,6 +271,7 @@ static size_t fill_step(struct call *call)
             .item = i,
             .state = &item->session->state,
             .recurrent = lists->progress[i].recurrent,
+            .spare = lists->progress[i].spare,
             .ids = item->tokens + done,
             .segment = {row, rows},
         };
@@ -237,103 +282,24 @@ static size_t fill_step(struct call *call)
     return n;
 }
 
-/* log softmax(logits)[token] */
-static float log_probability(const float *logits, size_t n, int32_t token)
-{
-    double sum = 0.0;
-    float largest = logits[0];
-    for (size_t i = 1; i < n; i++)
-        if (logits[i] > largest)
-            largest = logits[i];
-    for (size_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - (double)largest);
-    return (float)((double)logits[token] - (double)largest - log(sum));
-}
-
-/* Gives the logits of an item's token to whoever asked for them. */
-static void deliver(struct call *call, const struct hy_item *item, size_t token,
-                    const float *logits)
-{
-    size_t vocabulary = call->context->model->plan.config.vocabulary_size;
-    bool last = token + 1 == item->n_tokens;
-    if (item->log_probabilities && !last)
-        item->log_probabilities[token + 1] =
-            log_probability(logits, vocabulary, item->tokens[token + 1]);
-    if (item->logits == HYMBA_LOGITS_ALL || (item->logits == HYMBA_LOGITS_LAST && last)) {
-        size_t row = item->logits == HYMBA_LOGITS_ALL ? token : 0;
-        memcpy(item->session->logits + row * vocabulary, logits, vocabulary * sizeof *logits);
-    }
-}
-
-static bool wants_logits(const struct hy_item *item, size_t token)
-{
-    bool last = token + 1 == item->n_tokens;
-    return item->logits == HYMBA_LOGITS_ALL || (item->logits == HYMBA_LOGITS_LAST && last) ||
-           (item->log_probabilities && !last);
-}
-
-/* Rows whose logits are wanted, gathered until there are enough for one product. */
-struct logits_block {
-    size_t n;
-    size_t rows[HY_LOGITS_ROWS];
-    const struct hy_item *items[HY_LOGITS_ROWS];
-    size_t tokens[HY_LOGITS_ROWS];
-};
-
-static hymba_status flush_logits(struct call *call, struct logits_block *block,
-                                 hymba_error *error)
-{
-    size_t vocabulary = call->context->model->plan.config.vocabulary_size;
-    if (block->n == 0)
-        return HYMBA_OK;
-    hymba_status status = hy_forward_logits(call->context, block->rows, block->n, error);
-    if (status != HYMBA_OK)
-        return status;
-    for (size_t i = 0; i < block->n; i++)
-        deliver(call, block->items[i], block->tokens[i],
-                call->context->workspace.host_logits + i * vocabulary);
-    block->n = 0;
-    return HYMBA_OK;
-}
-
-static hymba_status compute_logits(struct call *call, size_t n, hymba_error *error)
-{
-    struct hy_step_lists *lists = &call->context->lists;
-    struct logits_block block = {0};
-    for (size_t i = 0; i < n; i++) {
-        const struct hy_item *item = &call->items[lists->sequences[i].item];
-        const struct hy_segment *segment = &lists->sequences[i].segment;
-        size_t done = lists->progress[lists->sequences[i].item].done;
-        for (size_t t = 0; t < segment->n_rows; t++) {
-            if (!wants_logits(item, done + t))
-                continue;
-            block.rows[block.n] = segment->row + t;
-            block.items[block.n] = item;
-            block.tokens[block.n++] = done + t;
-            if (block.n < HY_LOGITS_ROWS)
-                continue;
-            hymba_status status = hy_context_check_cancel(call->context, error);
-            if (status == HYMBA_OK)
-                status = flush_logits(call, &block, error);
-            if (status != HYMBA_OK)
-                return status;
-        }
-    }
-    hymba_status status = flush_logits(call, &block, error);
-    return status == HYMBA_OK ? hy_context_check_cancel(call->context, error) : status;
-}
-
-/* A snapshot of a sequence whose recurrent state is still in its working copy. */
+/* A snapshot of a sequence whose recurrent state is still in its working copy or spare. */
 static hymba_status take_snapshot(struct call *call, size_t i, hymba_error *error)
 {
     struct hy_item_progress *progress = &call->context->lists.progress[i];
     const hymba_session *session = call->items[i].session;
     struct hy_snapshot *snapshot;
+    hymba_error cause = {.struct_size = sizeof cause};
     hymba_status status =
-        hy_snapshot_create(&call->context->memory, &session->state, NULL, 0, &snapshot, error);
-    if (status != HYMBA_OK)
-        return status;
-    hy_state_store_recurrent(&snapshot->state, progress->recurrent);
+        hy_snapshot_create(&call->context->memory, &session->state, NULL, 0, &snapshot, &cause);
+    if (status != HYMBA_OK) {
+        cause.position = (int64_t)i;
+        return hy_fail_again(error, &cause);
+    }
+    if (progress->recurrent)
+        hy_state_store_recurrent(&snapshot->state, progress->recurrent);
+    else
+        hy_store_copy(call->context->backend.plugin, snapshot->state.recurrent, progress->spare,
+                      session->state.layout->recurrent_bytes);
     snapshot->automatic = true;
     snapshot->next = progress->snapshots;
     progress->snapshots = snapshot;
@@ -373,9 +339,11 @@ static hymba_status run_steps(struct call *call, hymba_error *error)
         const struct hy_segment *last = &context->lists.sequences[n - 1].segment;
         hymba_status status = hy_forward(context, context->lists.sequences, n, error);
         if (status == HYMBA_OK)
-            status = compute_logits(call, n, error);
+            status = hy_step_logits(context, call->items, n, error);
         if (status == HYMBA_OK) /* before anything of a session changes */
             status = hy_store_finish(context->backend.plugin, error);
+        if (status == HYMBA_OK)
+            status = hy_kernel_times_check(context, error);
         done += last->row + last->n_rows;
         if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
             status = hy_progress(&context->memory, HYMBA_PHASE_PREFILL, done, call->total_tokens,
@@ -389,11 +357,16 @@ static hymba_status run_steps(struct call *call, hymba_error *error)
 }
 
 /* The recurrent state, and those on the way to it that are kept for going back. */
-static void commit_recurrent(struct call *call, size_t i)
+static void commit_recurrent(struct call *call, size_t i, size_t *n_spares)
 {
-    const struct hy_item_progress *progress = &call->context->lists.progress[i];
+    struct hy_step_lists *lists = &call->context->lists;
+    const struct hy_item_progress *progress = &lists->progress[i];
     struct hy_state *state = &call->items[i].session->state;
     size_t floats = hy_layout_recurrent_floats(&call->context->layout);
+    if (progress->spare) {
+        lists->spares[(*n_spares)++] = hy_state_exchange_recurrent(state, progress->spare);
+        return;
+    }
     for (size_t k = 0; k < progress->n_kept; k++)
         hy_state_keep(state, progress->begin + progress->first_kept + k,
                       progress->kept + k * floats);
@@ -404,6 +377,7 @@ static void commit_recurrent(struct call *call, size_t i)
 static void commit_all_recurrent(struct call *call)
 {
     const hymba_context *context = call->context;
+    size_t n_spares = 0;
     hy_store_begin_copies(context->backend.plugin);
     for (size_t i = 0; i < call->n; i++)
         if (call->items[i].n_tokens <= context->layout.rewind_tokens)
@@ -412,7 +386,7 @@ static void commit_all_recurrent(struct call *call)
     hy_store_end_copies(context->backend.plugin);
     hy_store_begin_copies(context->backend.plugin);
     for (size_t i = 0; i < call->n; i++)
-        commit_recurrent(call, i);
+        commit_recurrent(call, i, &n_spares);
     hy_store_end_copies(context->backend.plugin);
 }
 
@@ -453,6 +427,8 @@ static void commit(struct call *call)
         session->n_tokens += item->n_tokens;
         session->logits_rows = logits_rows(item);
         session->logits_of_last = session->logits_rows > 0;
+        if (item->sampler)
+            *item->token = hy_sampler_take(item->sampler);
     }
 }
 
@@ -488,15 +464,17 @@ hymba_status hy_decode(hymba_context *context, const struct hy_item *items, size
         return status;
     for (size_t i = 0; i < n; i++)
         if (items[i].log_probabilities)
-            items[i].log_probabilities[0] = log_probability(
+            items[i].log_probabilities[0] = hy_step_log_probability(
                 hy_session_last_logits(items[i].session),
                 context->model->plan.config.vocabulary_size, items[i].tokens[0]);
+    hy_kernel_times_begin(context);
     begin_items(&call);
     status = run_steps(&call, error);
     if (status == HYMBA_OK)
         commit(&call);
     else
         roll_back(&call);
+    hy_kernel_times_end(context);
     return status;
 }
 
@@ -507,7 +485,7 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
     hy_state_begin_meta(&state, context->meta);
     hymba_status status = hy_context_reserve_keys(context, 0, error);
     if (status == HYMBA_OK)
-        status = reserve_steps(context, 1, hy_state_max_spans(&state), error);
+        status = reserve_steps(context, 1, 0, hy_state_max_spans(&state), error);
     if (status != HYMBA_OK)
         return status;
     hy_state_load_recurrent(&state, context->lists.recurrent);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "run/step_rows.h"
 
 /* A step on its way through the layers. */
 struct pass {
@@ -14,7 +15,9 @@ struct pass {
     struct hy_workspace *work;
     const struct hy_step_sequence *sequences;
     size_t n_sequences;
-    size_t rows;
+    size_t rows;     /* that ops are called with */
+    size_t own_rows; /* those of the sequences, which come first (step_rows.h) */
+    size_t buffer_rows; /* that there is room for where products read and write */
 };
 
 static void probe(const struct pass *pass, enum hy_probe_site site, int layer, const float *data,
@@ -49,29 +52,63 @@ static hymba_dtype rounded_type(const struct pass *pass, hymba_dtype weights)
                                                                         : weights);
 }
 
-/* Rows of x in the form that products with w take; dtype F32: as they are. */
+/* Where rows are rounded for products with w, and how; data is NULL if they are not. */
+static struct hy_rounded rounded_for(const struct pass *pass, const struct hy_matrix *w)
+{
+    const struct hy_workspace *work = pass->work;
+    hymba_dtype dtype = rounded_type(pass, w->dtype);
+    return (struct hy_rounded){
+        .dtype = dtype,
+        .data = dtype == HYMBA_DTYPE_F32 ? NULL : work->rounded,
+        .stride = (w->columns + 31) / 32 * 32,
+        .scales = work->rounded_scales,
+        .sums = work->rounded_sums,
+        .group = w->group,
+        .split = w->dtype == HYMBA_DTYPE_INT4,
+        .block = hy_min_size(pass->backend->kernels.row_block, pass->rows),
+    };
+}
+
+/* Rows of x in the form that products with w take. */
 static struct hy_rounded round_rows(const struct pass *pass, const float *x, size_t x_stride,
                                     const struct hy_matrix *w)
 {
-    const struct hy_workspace *work = pass->work;
     struct hy_round_args args = {
         .x = x,
         .x_stride = x_stride,
         .n = w->columns,
-        .y = {
-            .dtype = rounded_type(pass, w->dtype),
-            .data = work->rounded,
-            .stride = (w->columns + 31) / 32 * 32,
-            .scales = work->rounded_scales,
-            .sums = work->rounded_sums,
-            .group = w->group,
-            .split = w->dtype == HYMBA_DTYPE_INT4,
-            .block = hy_min_size(pass->backend->kernels.row_block, pass->rows),
-        },
+        .y = rounded_for(pass, w),
     };
-    if (args.y.dtype != HYMBA_DTYPE_F32)
+    if (args.y.data)
         hy_backend_round(pass->backend, &args, pass->rows);
     return args.y;
+}
+
+/* Where an op puts its rows as f32: nowhere on a device, if they are only read rounded. */
+static float *place_floats(const struct pass *pass, float *y, const struct hy_rounded *rounded)
+{
+    return pass->backend->plugin && rounded->data ? NULL : y;
+}
+
+/* The norm of rows of the residual stream in u, as products with w read it, as f32 too if that is
+ * wanted. */
+static struct hy_rounded norm_stream(const struct pass *pass, const float *x, const float *weight,
+                                     const struct hy_matrix *w, bool wants_floats)
+{
+    size_t hidden = pass->config->hidden_size;
+    struct hy_rounded rounded = rounded_for(pass, w);
+    struct hy_rms_norm_args args = {
+        .x = x,
+        .x_stride = hidden,
+        .weight = weight,
+        .n = hidden,
+        .epsilon = (float)pass->config->rms_norm_epsilon,
+        .y = wants_floats ? pass->work->u : place_floats(pass, pass->work->u, &rounded),
+        .y_stride = hidden,
+        .rounded = rounded,
+    };
+    hy_backend_rms_norm(pass->backend, &args, pass->rows);
+    return rounded;
 }
 
 /* Whether rows rounded for one matrix fit another. */
@@ -87,7 +124,7 @@ static void multiply_rounded(const struct pass *pass, const float *x, size_t x_s
     struct hy_matmul_args args = {
         .x = x,
         .x_stride = x_stride,
-        .rounded = rounded->dtype == HYMBA_DTYPE_F32 ? NULL : rounded,
+        .rounded = rounded->data ? rounded : NULL,
         .m = pass->rows,
         .n = w->rows,
         .k = w->columns,
@@ -100,15 +137,9 @@ static void multiply_rounded(const struct pass *pass, const float *x, size_t x_s
         .accumulate = accumulate,
         .y = y,
         .y_stride = w->rows,
+        .room = pass->buffer_rows - pass->rows,
     };
     hy_backend_matmul(pass->backend, &args);
-}
-
-static void multiply(const struct pass *pass, const float *x, size_t x_stride,
-                     const struct hy_matrix *w, const float *bias, bool accumulate, float *y)
-{
-    struct hy_rounded rounded = round_rows(pass, x, x_stride, w);
-    multiply_rounded(pass, x, x_stride, &rounded, w, bias, accumulate, y);
 }
 
 /* What the host wrote, to where the step computes. */
@@ -118,12 +149,12 @@ static void upload(const struct pass *pass, void *to, const void *host, size_t b
         hy_store_put(pass->backend->plugin, to, host, bytes);
 }
 
-/* Section 3, step 1: embedding rows, or the meta tokens' own rows. */
-static void embed(const struct pass *pass)
+/* Rows of nobody have token 0. */
+static void fill_ids(const struct pass *pass)
 {
-    const struct hy_weights *weights = pass->context->weights;
     bool meta = pass->sequences[0].state->is_meta;
-    const struct hy_matrix *table = meta ? &weights->meta : &weights->embedding;
+    for (size_t row = pass->own_rows; row < pass->rows; row++)
+        pass->work->host_ids[row] = 0;
     for (size_t i = 0; i < pass->n_sequences; i++) {
         const struct hy_step_sequence *sequence = &pass->sequences[i];
         for (size_t t = 0; t < sequence->segment.n_rows; t++)
@@ -131,6 +162,14 @@ static void embed(const struct pass *pass)
                 meta ? (int32_t)(sequence->state->position + t) : sequence->ids[t];
     }
     upload(pass, pass->work->ids, pass->work->host_ids, pass->rows * sizeof *pass->work->ids);
+}
+
+/* Section 3, step 1: embedding rows, or the meta tokens' own rows. */
+static void embed(const struct pass *pass)
+{
+    const struct hy_weights *weights = pass->context->weights;
+    bool meta = pass->sequences[0].state->is_meta;
+    const struct hy_matrix *table = meta ? &weights->meta : &weights->embedding;
     struct hy_embed_args args = {
         .ids = pass->work->ids,
         .table = *table,
@@ -157,55 +196,47 @@ static void fill_angles(const struct pass *pass)
             }
         }
     }
-    size_t bytes = pass->rows * half * sizeof(float);
+    size_t bytes = pass->rows * half * sizeof(float), own = pass->own_rows * half;
+    memset(pass->work->host_cosine + own, 0, bytes - own * sizeof(float));
+    memset(pass->work->host_sine + own, 0, bytes - own * sizeof(float));
     upload(pass, pass->work->cosine, pass->work->host_cosine, bytes);
     upload(pass, pass->work->sine, pass->work->host_sine, bytes);
 }
 
-static void rotate(const struct pass *pass, float *x, size_t stride, size_t n_heads)
-{
-    struct hy_rope_args args = {
-        .x = x,
-        .x_stride = stride,
-        .n_heads = n_heads,
-        .head_size = pass->config->qk_head_size,
-        .cosine = pass->work->cosine,
-        .sine = pass->work->sine,
-    };
-    if (pass->config->rope)
-        hy_backend_rope(pass->backend, &args, pass->rows);
-}
-
-static void store_rows(const struct pass *pass, const float *x, size_t stride, size_t head_size,
-                       size_t offset, size_t head_stride)
-{
-    struct hy_cache_rows_args args = {
-        .x = x,
-        .x_stride = stride,
-        .n_heads = pass->config->n_kv_heads,
-        .head_size = head_size,
-        .dtype = pass->context->layout.cache_type,
-        .y = pass->work->step_kv + offset,
-        .head_stride = head_stride,
-    };
-    hy_backend_cache_rows(pass->backend, &args, pass->rows);
-}
-
-/* A producer's keys and values of this step, rotated and rounded to the cache's type. */
-static void produce_kv(const struct pass *pass, uint32_t index)
+/* Queries, and a producer's keys, rotated; the keys and values of this step rounded to the cache's
+ * type. */
+static void place_heads(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_config *config = pass->config;
-    const struct hy_cache_place *place = &pass->context->layout.caches[layer->kv].step;
-    float *k = pass->work->proj + layer->k_row, *v = pass->work->proj + layer->v_row;
-    rotate(pass, k, layer->in_rows, config->n_kv_heads);
-    store_rows(pass, k, layer->in_rows, config->qk_head_size, place->k_offset,
-               place->k_head_stride);
-    store_rows(pass, v, layer->in_rows, config->v_head_size, place->v_offset,
-               place->v_head_stride);
-    probe(pass, HY_PROBE_K, (int)index, k, config->n_kv_heads * config->qk_head_size,
+    struct hy_workspace *work = pass->work;
+    struct hy_rope_store_args args = {
+        .q = work->proj + layer->q_row,
+        .stride = layer->in_rows,
+        .n_heads = config->n_heads,
+        .qk_size = config->qk_head_size,
+        .v_size = config->v_head_size,
+        .cosine = config->rope ? work->cosine : NULL,
+        .sine = config->rope ? work->sine : NULL,
+        .dtype = pass->context->layout.cache_type,
+    };
+    if (layer->kv_producer) {
+        const struct hy_cache_place *place = &pass->context->layout.caches[layer->kv].step;
+        args.k = work->proj + layer->k_row;
+        args.v = work->proj + layer->v_row;
+        args.n_kv_heads = config->n_kv_heads;
+        args.k_rows = work->step_kv + place->k_offset;
+        args.v_rows = work->step_kv + place->v_offset;
+        args.k_head_stride = place->k_head_stride;
+        args.v_head_stride = place->v_head_stride;
+    }
+    if (config->rope || layer->kv_producer)
+        hy_backend_rope_store(pass->backend, &args, pass->rows);
+    if (!layer->kv_producer)
+        return;
+    probe(pass, HY_PROBE_K, (int)index, args.k, config->n_kv_heads * config->qk_head_size,
           layer->in_rows);
-    probe(pass, HY_PROBE_V, (int)index, v, config->n_kv_heads * config->v_head_size,
+    probe(pass, HY_PROBE_V, (int)index, args.v, config->n_kv_heads * config->v_head_size,
           layer->in_rows);
 }
 
@@ -250,9 +281,7 @@ static void attend(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_config *config = pass->config;
-    rotate(pass, pass->work->proj + layer->q_row, layer->in_rows, config->n_heads);
-    if (layer->kv_producer)
-        produce_kv(pass, index);
+    place_heads(pass, index);
     size_t max_keys = list_spans(pass, layer);
     struct hy_attention_args args = {
         .q = pass->work->proj + layer->q_row,
@@ -289,21 +318,41 @@ static struct hy_segment wave_segment(const struct hy_step_sequence *sequence, s
     return (struct hy_segment){sequence->segment.row + begin, end - begin};
 }
 
+/* A layer's part of a sequence's states: in its working copy, or in the states that it has and in
+ * those that are to take their place. */
+static struct hy_state_sequence states_of_layer(const struct hy_state_layout *layout,
+                                                const struct hy_step_sequence *sequence,
+                                                const struct hy_layer_plan *layer)
+{
+    bool copied = sequence->recurrent != NULL;
+    size_t element = copied ? sizeof(float) : layout->state_size;
+    size_t first_ssm = copied ? layout->n_ssm_layers * layout->conv_elements * element
+                              : layout->ssm_offset;
+    size_t conv = layer->ssm_index * layout->conv_elements * element;
+    size_t ssm = first_ssm + layer->ssm_index * layout->ssm_elements * element;
+    unsigned char *after = copied ? (unsigned char *)sequence->recurrent : sequence->spare;
+    const unsigned char *before = copied ? after : sequence->state->recurrent;
+    return (struct hy_state_sequence){
+        .conv_before = before + conv,
+        .conv_after = after + conv,
+        .ssm_before = before + ssm,
+        .ssm_after = after + ssm,
+        .state_type = copied ? HYMBA_DTYPE_F32 : layout->state_type,
+    };
+}
+
 /* Lists the sequences that have rows in the wave; returns how many. */
 static size_t list_states(const struct pass *pass, const struct hy_layer_plan *layer, size_t wave)
 {
-    const struct hy_state_layout *layout = &pass->context->layout;
-    size_t conv_floats = layout->n_ssm_layers * layout->conv_elements, n = 0;
+    struct hy_state_sequence *states = pass->context->lists.states;
+    size_t n = 0;
     for (size_t i = 0; i < pass->n_sequences; i++) {
-        struct hy_segment segment = wave_segment(&pass->sequences[i], wave);
-        float *recurrent = pass->sequences[i].recurrent;
+        const struct hy_step_sequence *sequence = &pass->sequences[i];
+        struct hy_segment segment = wave_segment(sequence, wave);
         if (segment.n_rows == 0)
             continue;
-        pass->context->lists.states[n++] = (struct hy_state_sequence){
-            .segment = segment,
-            .conv_state = recurrent + layer->ssm_index * layout->conv_elements,
-            .ssm_state = recurrent + conv_floats + layer->ssm_index * layout->ssm_elements,
-        };
+        states[n] = states_of_layer(&pass->context->layout, sequence, layer);
+        states[n++].segment = segment;
     }
     return n;
 }
@@ -322,7 +371,8 @@ static void keep_states(const struct pass *pass, size_t wave, size_t offset, siz
     hy_store_end_copies(pass->backend->plugin);
 }
 
-static void convolve(const struct pass *pass, uint32_t index)
+/* Returns the convolution's output as x_proj reads it. */
+static struct hy_rounded convolve(const struct pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
@@ -338,10 +388,14 @@ static void convolve(const struct pass *pass, uint32_t index)
         .y_stride = pass->config->inner_size,
         .sequences = pass->context->lists.states,
     };
+    if (pass->backend->plugin)
+        args.rounded = rounded_for(pass, &weights->x_proj);
     for (size_t wave = 0; (args.n_sequences = list_states(pass, layer, wave)) > 0; wave++) {
         hy_backend_conv(pass->backend, &args);
         keep_states(pass, wave, layer->ssm_index * layout->conv_elements, layout->conv_elements);
     }
+    return pass->backend->plugin ? args.rounded
+                                 : round_rows(pass, args.y, args.y_stride, &weights->x_proj);
 }
 
 /* Section 4b, up to the scan's inputs: convolution, then dt, B and C with their norms. */
@@ -351,13 +405,19 @@ static void prepare_scan(const struct pass *pass, uint32_t index)
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
     size_t rank = config->dt_rank, n = config->state_size, stride = rank + 2 * n;
-    convolve(pass, index);
-    multiply(pass, work->conv, config->inner_size, &weights->x_proj, NULL, false, work->dt_b_c);
-    float *b = work->dt_b_c + rank, *c = b + n;
-    norm(pass, work->dt_b_c, stride, weights->dt_norm, rank, work->dt_b_c, stride);
-    norm(pass, b, stride, weights->b_norm, n, b, stride);
-    norm(pass, c, stride, weights->c_norm, n, c, stride);
-    multiply(pass, work->dt_b_c, stride, &weights->dt_proj, weights->dt_bias, false, work->dt);
+    struct hy_rounded rounded = convolve(pass, index);
+    multiply_rounded(pass, work->conv, config->inner_size, &rounded, &weights->x_proj, NULL, false,
+                     work->dt_b_c);
+    struct hy_norm_parts_args args = {
+        .x = work->dt_b_c,
+        .x_stride = stride,
+        .parts = {{weights->dt_norm, rank}, {weights->b_norm, n}, {weights->c_norm, n}},
+        .epsilon = (float)config->rms_norm_epsilon,
+        .rounded = rounded_for(pass, &weights->dt_proj),
+    };
+    hy_backend_norm_parts(pass->backend, &args, pass->rows);
+    multiply_rounded(pass, work->dt_b_c, stride, &args.rounded, &weights->dt_proj,
+                     weights->dt_bias, false, work->dt);
 }
 
 static void scan(const struct pass *pass, uint32_t index)
@@ -418,13 +478,17 @@ static const float *single_stream(const struct pass *pass, uint32_t index)
 }
 
 /* Section 4c; one stream alone passes as it is (section 13). Returns what out_proj reads. */
-static const float *fuse(const struct pass *pass, uint32_t index)
+static const float *fuse(const struct pass *pass, uint32_t index, struct hy_rounded *rounded)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
     const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t n = pass->config->inner_size;
-    if (layer->fusion == HYMBA_FUSION_NONE)
-        return single_stream(pass, index);
+    if (layer->fusion == HYMBA_FUSION_NONE) {
+        const float *stream = single_stream(pass, index);
+        *rounded = round_rows(pass, stream, n, &weights->out_proj);
+        return stream;
+    }
+    *rounded = rounded_for(pass, &weights->out_proj);
     probe_streams(pass, index);
     struct hy_fuse_args args = {
         .attention = pass->work->attention,
@@ -436,8 +500,9 @@ static const float *fuse(const struct pass *pass, uint32_t index)
         .n = n,
         .epsilon = (float)pass->config->rms_norm_epsilon,
         .concat = layer->fusion == HYMBA_FUSION_CONCAT,
-        .y = pass->work->fused,
+        .y = place_floats(pass, pass->work->fused, rounded),
         .y_stride = layer->out_columns,
+        .rounded = *rounded,
     };
     hy_backend_fuse(pass->backend, &args, pass->rows);
     return pass->work->fused;
@@ -449,16 +514,18 @@ static void run_mixer(const struct pass *pass, uint32_t index)
     const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t hidden = pass->config->hidden_size;
     struct hy_workspace *work = pass->work;
-    norm(pass, work->x, hidden, weights->input_norm, hidden, work->u, hidden);
+    struct hy_rounded rounded =
+        norm_stream(pass, work->x, weights->input_norm, &weights->in_proj, false);
     probe(pass, HY_PROBE_IN_PROJ, (int)index, work->u, hidden, hidden);
-    multiply(pass, work->u, hidden, &weights->in_proj, NULL, false, work->proj);
+    multiply_rounded(pass, work->u, hidden, &rounded, &weights->in_proj, NULL, false, work->proj);
     if (layer->attention != HYMBA_ATTENTION_NONE)
         attend(pass, index);
     if (layer->ssm != HYMBA_SSM_NONE)
         scan(pass, index);
-    const float *mixed = fuse(pass, index);
+    const float *mixed = fuse(pass, index, &rounded);
     probe(pass, HY_PROBE_OUT_PROJ, (int)index, mixed, layer->out_columns, layer->out_columns);
-    multiply(pass, mixed, layer->out_columns, &weights->out_proj, NULL, true, work->x);
+    multiply_rounded(pass, mixed, layer->out_columns, &rounded, &weights->out_proj, NULL, true,
+                     work->x);
 }
 
 /* Section 3: down(silu(gate(u)) * up(u)), added to the residual stream. */
@@ -467,31 +534,51 @@ static void run_ffn(const struct pass *pass, uint32_t index)
     const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     size_t hidden = pass->config->hidden_size, n = pass->config->intermediate_size;
     struct hy_workspace *work = pass->work;
-    norm(pass, work->x, hidden, weights->ffn_norm, hidden, work->u, hidden);
+    bool alike = rounded_alike(&weights->gate, &weights->up);
+    struct hy_rounded rounded =
+        norm_stream(pass, work->x, weights->ffn_norm, &weights->gate, !alike);
     probe(pass, HY_PROBE_GATE_UP, (int)index, work->u, hidden, hidden);
-    struct hy_rounded rounded = round_rows(pass, work->u, hidden, &weights->gate);
     multiply_rounded(pass, work->u, hidden, &rounded, &weights->gate, NULL, false, work->gate);
-    if (!rounded_alike(&weights->gate, &weights->up))
+    if (!alike)
         rounded = round_rows(pass, work->u, hidden, &weights->up);
     multiply_rounded(pass, work->u, hidden, &rounded, &weights->up, NULL, false, work->up);
+    rounded = rounded_for(pass, &weights->down);
     struct hy_swiglu_args args = {
         .gate = work->gate,
         .gate_stride = n,
         .up = work->up,
         .up_stride = n,
         .n = n,
-        .y = work->gate,
+        .y = place_floats(pass, work->gate, &rounded),
         .y_stride = n,
+        .rounded = rounded,
     };
     hy_backend_swiglu(pass->backend, &args, pass->rows);
     probe(pass, HY_PROBE_DOWN, (int)index, work->gate, n, n);
-    multiply(pass, work->gate, n, &weights->down, NULL, true, work->x);
+    multiply_rounded(pass, work->gate, n, &rounded, &weights->down, NULL, true, work->x);
+}
+
+static hymba_status run_layers(const struct pass *pass, hymba_error *error)
+{
+    for (uint32_t i = 0; i < pass->config->n_layers; i++) {
+        hymba_status status = hy_context_check_cancel(pass->context, error);
+        if (status != HYMBA_OK)
+            return status;
+        if (pass->plan->layers[i].in_rows > 0)
+            run_mixer(pass, i);
+        if (pass->plan->layers[i].ffn != HYMBA_FFN_NONE)
+            run_ffn(pass, i);
+        probe(pass, HY_PROBE_HIDDEN, (int)i, pass->work->x, pass->config->hidden_size,
+              pass->config->hidden_size);
+    }
+    return hy_context_check_cancel(pass->context, error); /* during the last one */
 }
 
 hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *sequences, size_t n,
                         hymba_error *error)
 {
     const struct hy_segment *last = &sequences[n - 1].segment;
+    size_t own_rows = last->row + last->n_rows, step_rows = hy_step_rows(context, sequences, n);
     struct pass pass = {
         .context = context,
         .backend = &context->backend,
@@ -500,30 +587,45 @@ hymba_status hy_forward(hymba_context *context, const struct hy_step_sequence *s
         .work = &context->workspace,
         .sequences = sequences,
         .n_sequences = n,
-        .rows = last->row + last->n_rows,
+        .rows = hy_max_size(own_rows, step_rows),
+        .own_rows = own_rows,
+        .buffer_rows = context->workspace.buffer_rows,
     };
     if (context->probe.function && pass.backend->plugin)
         return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
                        "activations in the memory of %s cannot be observed",
                        pass.backend->device);
-    embed(&pass);
+    fill_ids(&pass);
     fill_angles(&pass);
-    for (uint32_t i = 0; i < pass.config->n_layers; i++) {
-        hymba_status status = hy_context_check_cancel(context, error);
-        if (status != HYMBA_OK)
-            return status;
-        if (pass.plan->layers[i].in_rows > 0)
-            run_mixer(&pass, i);
-        if (pass.plan->layers[i].ffn != HYMBA_FFN_NONE)
-            run_ffn(&pass, i);
-        probe(&pass, HY_PROBE_HIDDEN, (int)i, pass.work->x, pass.config->hidden_size,
-              pass.config->hidden_size);
-    }
-    return hy_context_check_cancel(context, error); /* during the last one */
+    if (step_rows > 0)
+        hy_backend_begin_step(pass.backend, step_rows);
+    embed(&pass);
+    hymba_status status = run_layers(&pass, error);
+    if (step_rows > 0)
+        hy_backend_end_step(pass.backend, status == HYMBA_OK);
+    return status;
 }
 
-hymba_status hy_forward_logits(hymba_context *context, const size_t *rows, size_t n,
-                               hymba_error *error)
+/* Of these rows of the residual stream, in u one after another, as the head reads them. */
+static struct hy_rounded final_norm(struct pass *pass, const size_t *rows, size_t n)
+{
+    const struct hy_weights *weights = pass->context->weights;
+    const struct hy_workspace *work = pass->work;
+    size_t hidden = pass->config->hidden_size;
+    for (size_t i = 0; i < n; i += pass->rows) { /* neighbours together */
+        const float *x = work->x + rows[i] * hidden;
+        pass->rows = 1;
+        while (i + pass->rows < n && rows[i + pass->rows] == rows[i] + pass->rows)
+            pass->rows++;
+        if (pass->rows == n)
+            return norm_stream(pass, x, weights->final_norm, &weights->head, false);
+        norm(pass, x, hidden, weights->final_norm, hidden, work->u + i * hidden, hidden);
+    }
+    pass->rows = n;
+    return round_rows(pass, work->u, hidden, &weights->head);
+}
+
+void hy_forward_logits(hymba_context *context, const size_t *rows, size_t n)
 {
     const struct hy_weights *weights = context->weights;
     const struct hy_config *config = &context->model->plan.config;
@@ -534,20 +636,10 @@ hymba_status hy_forward_logits(hymba_context *context, const size_t *rows, size_
         .backend = &context->backend,
         .config = config,
         .work = work,
+        .buffer_rows = work->logits_buffer_rows,
     };
-    for (size_t i = 0; i < n; i += pass.rows) { /* neighbours together */
-        pass.rows = 1;
-        while (i + pass.rows < n && rows[i + pass.rows] == rows[i] + pass.rows)
-            pass.rows++;
-        norm(&pass, work->x + rows[i] * hidden, hidden, weights->final_norm, hidden,
-             work->u + i * hidden, hidden);
-    }
+    struct hy_rounded rounded = final_norm(&pass, rows, n);
     pass.rows = n;
     probe(&pass, HY_PROBE_FINAL_NORM, -1, work->u, hidden, hidden);
-    multiply(&pass, work->u, hidden, &weights->head, NULL, false, work->logits);
-    if (!context->backend.plugin)
-        return HYMBA_OK;
-    hy_store_get(context->backend.plugin, work->host_logits, work->logits,
-                 n * config->vocabulary_size * sizeof *work->logits);
-    return hy_store_finish(context->backend.plugin, error);
+    multiply_rounded(&pass, work->u, hidden, &rounded, &weights->head, NULL, false, work->logits);
 }

@@ -110,8 +110,35 @@ hymba_status hy_step_lists_reserve_undo(struct hy_memory *memory, struct hy_step
     return status;
 }
 
+hymba_status hy_step_lists_reserve_spares(struct hy_memory *memory, struct hy_step_lists *lists,
+                                          size_t n, size_t bytes, hymba_error *error)
+{
+    size_t list_bytes;
+    lists->spare_bytes = bytes;
+    if (n > lists->spare_capacity) {
+        unsigned char **grown = NULL;
+        if (!hy_mul_size(n, sizeof *grown, &list_bytes) ||
+            !(grown = hy_realloc(memory, lists->spares, list_bytes)))
+            return hy_no_memory(error, n * sizeof *grown, "the list of spare states");
+        lists->spares = grown;
+        lists->spare_capacity = n;
+    }
+    while (lists->n_spares < n) {
+        /* zero: a state is saved with the bytes between its parts */
+        unsigned char *spare = hy_store_alloc_zero(memory, lists->plugin, bytes);
+        if (!spare)
+            return hy_no_memory(error, bytes, "a spare recurrent state");
+        lists->spares[lists->n_spares++] = spare;
+    }
+    return HYMBA_OK;
+}
+
 void hy_step_lists_free(struct hy_memory *memory, struct hy_step_lists *lists)
 {
+    while (lists->n_spares > 0)
+        hy_store_free(memory, lists->plugin, lists->spares[--lists->n_spares],
+                      lists->spare_bytes);
+    hy_free(memory, lists->spares);
     hy_free(memory, lists->attention);
     hy_free(memory, lists->states);
     hy_free(memory, lists->sequences);

@@ -16,12 +16,13 @@ struct hy_item_progress {
     size_t n_kept;
     float *kept;            /* [n_kept] working copies */
     unsigned char *undo;    /* NULL: nothing to undo but the position */
-    float *recurrent;       /* working copy */
+    float *recurrent;       /* working copy; NULL: spare is used */
+    unsigned char *spare;   /* takes the state behind the item's token (hy_step_sequence) */
     struct hy_snapshot *snapshots; /* taken on the way, listed when the call succeeds */
 };
 
 struct hy_step_lists {
-    struct hy_plugin *plugin; /* in whose memory the three copies lie; NULL: the host's */
+    struct hy_plugin *plugin; /* in whose memory copies and spares lie; NULL: the host's */
     struct hy_attention_sequence *attention;
     struct hy_state_sequence *states;
     struct hy_step_sequence *sequences;
@@ -37,6 +38,10 @@ struct hy_step_lists {
     size_t kept_capacity;     /* floats */
     unsigned char *undo;
     size_t undo_capacity;     /* bytes */
+    unsigned char **spares;   /* recurrent states that nobody has: a step writes into them, and each
+                                 is then exchanged for the state that it was computed from */
+    size_t n_spares, spare_capacity;
+    size_t spare_bytes;       /* of one */
 };
 
 /* Room for so many sequences, items of a call, spans of keys. */
@@ -55,6 +60,11 @@ hymba_status hy_step_lists_reserve_kept(struct hy_memory *memory, struct hy_step
 
 hymba_status hy_step_lists_reserve_undo(struct hy_memory *memory, struct hy_step_lists *lists,
                                         size_t bytes, hymba_error *error);
+
+/* n spare recurrent states of so many bytes each, always the same number; a failure may leave some
+ * of them. */
+hymba_status hy_step_lists_reserve_spares(struct hy_memory *memory, struct hy_step_lists *lists,
+                                          size_t n, size_t bytes, hymba_error *error);
 
 void hy_step_lists_free(struct hy_memory *memory, struct hy_step_lists *lists);
 

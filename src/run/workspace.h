@@ -7,11 +7,16 @@
 
 #include "state/state.h"
 
-enum { HY_LOGITS_ROWS = 16 }; /* rows of logits computed at once */
+/* Rows of logits computed at once. On a device one product takes as many as it reads the weights
+ * of the head once for. */
+enum { HY_LOGITS_ROWS = 16, HY_DEVICE_LOGITS_ROWS = 128 };
 
 struct hy_workspace {
     size_t rows;          /* of a step */
-    float *block;         /* all of what follows */
+    size_t buffer_rows;   /* that there is room for: on a device whole panels, HY_PANEL_ROWS */
+    size_t logits_rows;   /* of logits computed at once */
+    size_t logits_buffer_rows; /* the same */
+    float *block;         /* all of what follows; rows are buffer_rows */
     float *x;             /* [rows][H]: the residual stream */
     float *u;             /* [rows][H]: its norm */
     float *cosine, *sine; /* [rows][qk_size / 2] */
@@ -23,25 +28,27 @@ struct hy_workspace {
     float *ssm;           /* [rows][di], in the place of dt */
     float *fused;         /* [rows][di] or [rows][2 di], in the place of proj */
     float *gate, *up;     /* [rows][E], in the place of proj and what follows */
-    float *logits;        /* [HY_LOGITS_ROWS][V] */
+    float *logits;        /* [logits_buffer_rows][V] */
     void *rounded;        /* rows of activations as bf16 or int8, each up to max_columns long, and
                              those that whole blocks of rows would have */
     float *rounded_scales;  /* [so many][max_columns / 32] */
     int32_t *rounded_sums;  /* [so many][max_columns / 32] */
     unsigned char *step_kv; /* keys and values of the step: layout->step_bytes */
     int32_t *ids;         /* [rows] */
+    int32_t *tokens;      /* [logits_rows]: sampled */
     size_t bytes;
-    /* Where the host writes and reads the four that it has to do with: they themselves, but with a
+    /* Where the host writes and reads the five that it has to do with: they themselves, but with a
      * plug-in's device a copy in the host's memory. */
     struct hy_plugin *plugin;
     void *staging;
     float *host_cosine, *host_sine, *host_logits;
-    int32_t *host_ids;
+    int32_t *host_ids, *host_tokens;
 };
 
-/* Bytes of the workspace for steps of rows tokens; LIMIT if they do not fit. */
+/* Bytes of the workspace for steps of rows tokens on a device or on the CPU; LIMIT if they do not
+ * fit. */
 hymba_status hy_workspace_bytes(const struct hy_plan *plan, const struct hy_state_layout *layout,
-                                size_t rows, size_t *bytes, hymba_error *error);
+                                bool device, size_t rows, size_t *bytes, hymba_error *error);
 
 /* Bytes of the host's copies for a plug-in's device; the workspace's bytes fit. */
 size_t hy_workspace_staging_bytes(const struct hy_plan *plan, size_t rows);

@@ -57,7 +57,7 @@ static void copy_shape(const struct hy_plan *plan, const struct hy_layout_params
     };
 }
 
-/* The present recurrent state, in the fixed part and behind the meta tokens alike. */
+/* A recurrent state, wherever it lies. */
 static void place_recurrent(struct hy_state_layout *layout)
 {
     struct counter recurrent = {0};
@@ -93,9 +93,10 @@ hymba_status hy_layout_create(struct hy_memory *memory, const struct hy_plan *pl
     layout->meta_kv_bytes = meta.bytes;
     layout->block_bytes = block.bytes;
     layout->step_bytes = step.bytes;
-    count(&fixed, layout->recurrent_bytes, 1);
     count(&meta, layout->recurrent_bytes, 1);
-    layout->history_offset = count(&fixed, params->rewind_tokens, layout->recurrent_bytes);
+    count(&fixed, params->rewind_tokens, layout->recurrent_bytes);
+    layout->history_bytes = fixed.bytes - layout->ring_bytes;
+    count(&fixed, layout->recurrent_bytes, 1);
     layout->fixed_bytes = fixed.bytes;
     layout->meta_bytes = meta.bytes;
     if (!fixed.overflow && !block.overflow && !meta.overflow && !step.overflow)

@@ -2,8 +2,10 @@
  * The arithmetic of a session's memory: which bytes lie where. Every byte count of caches and
  * states is computed here and nowhere else (docs/semantics.md, section 8).
  *
- *   fixed part   one block a session: the rings of the window caches, then the convolution states
- *                of all SSM layers, then their SSM states.
+ *   fixed part   the rings of the window caches and, behind them, recurrent states that are kept
+ *                for going back: one block a session. The present recurrent state, the convolution
+ *                states of all SSM layers and then their SSM states, is a block of its own, so that
+ *                another can take its place.
  *   blocks       of HY_BLOCK_TOKENS tokens each: keys and values of all full caches.
  *   meta part    one block a context: keys and values of the meta tokens for every cache, then
  *                the convolution and SSM states behind them.
@@ -52,8 +54,8 @@ struct hy_state_layout {
     size_t conv_bytes, ssm_bytes;        /* all layers */
     size_t ssm_offset;                   /* of the SSM part from the recurrent part's beginning */
     size_t recurrent_bytes;              /* both, padded */
-    size_t history_offset;               /* of the first kept state in the fixed part */
-    size_t fixed_bytes;                  /* rings, present state, kept states */
+    size_t history_bytes;                /* kept states, behind the rings in the fixed part */
+    size_t fixed_bytes;                  /* rings, kept states and the present state */
     size_t block_bytes;                  /* 0 without full caches */
     size_t meta_kv_bytes, meta_bytes;
     size_t step_bytes;                   /* keys and values of step_rows rows */

@@ -46,15 +46,16 @@ void hy_state_begin_meta(struct hy_state *state, struct hy_meta_state *meta)
         .meta = meta,
         .is_meta = true,
         .fixed = meta->data,
+        .recurrent = meta->data + meta->layout->meta_kv_bytes,
         .full_window = UINT64_MAX,
     };
     hy_store_fill(meta->plugin, meta->data, 0, meta->layout->meta_bytes);
 }
 
-static unsigned char *recurrent_of(const struct hy_state *state)
+/* Bytes of the block at state->fixed. */
+static size_t fixed_block_bytes(const struct hy_state_layout *layout)
 {
-    return state->fixed +
-           (state->is_meta ? state->layout->meta_kv_bytes : state->layout->ring_bytes);
+    return layout->ring_bytes + layout->history_bytes;
 }
 
 static void forget_kept(struct hy_state *state)
@@ -78,11 +79,12 @@ static hymba_status create_fixed(struct hy_memory *memory, struct hy_memory *blo
         .full_window = UINT64_MAX,
         .position = layout->n_meta,
         .ring_first = layout->n_meta,
-        /* zero: it may be saved half used */
-        .fixed = hy_store_alloc_zero(memory, meta->plugin, layout->fixed_bytes),
+        /* zero: they may be saved half used */
+        .fixed = hy_store_alloc_zero(memory, meta->plugin, fixed_block_bytes(layout)),
+        .recurrent = hy_store_alloc_zero(memory, meta->plugin, layout->recurrent_bytes),
         .kept = hy_alloc_array(memory, layout->rewind_tokens + 1, sizeof *state->kept),
     };
-    if (!state->fixed || !state->kept) {
+    if (!state->fixed || !state->recurrent || !state->kept) {
         hy_state_free(state);
         return hy_no_memory(error, layout->fixed_bytes, "a session's state");
     }
@@ -107,7 +109,9 @@ void hy_state_free(struct hy_state *state)
     if (state->memory) {
         hy_free(state->memory, state->blocks);
         hy_store_free(state->memory, state->meta->plugin, state->fixed,
-                      state->layout->fixed_bytes);
+                      fixed_block_bytes(state->layout));
+        hy_store_free(state->memory, state->meta->plugin, state->recurrent,
+                      state->layout->recurrent_bytes);
         hy_free(state->memory, state->kept);
     }
     hy_meta_state_release(state->meta);
@@ -277,9 +281,12 @@ static void copy_marks(struct hy_state *to, const struct hy_state *from)
     to->ring_first = from->ring_first;
 }
 
-static size_t copied_bytes(const struct hy_state *state, bool kept)
+static void copy_contents(struct hy_state *to, const struct hy_state *from, bool kept)
 {
-    return kept ? state->layout->fixed_bytes : state->layout->history_offset;
+    const struct hy_state_layout *layout = from->layout;
+    hy_store_copy(from->meta->plugin, to->fixed, from->fixed,
+                  kept ? fixed_block_bytes(layout) : layout->ring_bytes);
+    hy_store_copy(from->meta->plugin, to->recurrent, from->recurrent, layout->recurrent_bytes);
 }
 
 hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory, bool kept,
@@ -298,7 +305,7 @@ hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory
         to->blocks[i] = hy_block_retain(from->blocks[i]);
     to->n_blocks = n;
     copy_marks(to, from);
-    hy_store_copy(from->meta->plugin, to->fixed, from->fixed, copied_bytes(from, kept));
+    copy_contents(to, from, kept);
     if (kept)
         memcpy(to->kept, from->kept, from->layout->rewind_tokens * sizeof *to->kept);
     return HYMBA_OK;
@@ -324,7 +331,7 @@ hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *s
         state->blocks[i] = saved->blocks[i];
     state->n_blocks = n + spare;
     copy_marks(state, saved);
-    hy_store_copy(state->meta->plugin, state->fixed, saved->fixed, copied_bytes(state, false));
+    copy_contents(state, saved, false);
     forget_kept(state);
     return HYMBA_OK;
 }
@@ -332,7 +339,7 @@ hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *s
 void hy_state_reset(struct hy_state *state)
 {
     const struct hy_state_layout *layout = state->layout;
-    hy_store_copy(state->meta->plugin, recurrent_of(state),
+    hy_store_copy(state->meta->plugin, state->recurrent,
                   state->meta->data + layout->meta_kv_bytes, layout->recurrent_bytes);
     release_shared_tail(state, 0);
     state->first_block = 0;
@@ -346,12 +353,11 @@ void hy_state_reset(struct hy_state *state)
 void hy_state_load_recurrent(const struct hy_state *state, float *working)
 {
     const struct hy_state_layout *layout = state->layout;
-    const unsigned char *recurrent = recurrent_of(state);
     size_t conv = layout->n_ssm_layers * layout->conv_elements;
     size_t ssm = layout->n_ssm_layers * layout->ssm_elements;
-    hy_store_to_f32(state->meta->plugin, recurrent, layout->state_type, working, conv);
-    hy_store_to_f32(state->meta->plugin, recurrent + layout->ssm_offset, layout->state_type,
-                    working + conv, ssm);
+    hy_store_to_f32(state->meta->plugin, state->recurrent, layout->state_type, working, conv);
+    hy_store_to_f32(state->meta->plugin, state->recurrent + layout->ssm_offset,
+                    layout->state_type, working + conv, ssm);
 }
 
 static void store_recurrent(const struct hy_state *state, const float *working,
@@ -367,7 +373,14 @@ static void store_recurrent(const struct hy_state *state, const float *working,
 
 void hy_state_store_recurrent(struct hy_state *state, const float *working)
 {
-    store_recurrent(state, working, recurrent_of(state));
+    store_recurrent(state, working, state->recurrent);
+}
+
+unsigned char *hy_state_exchange_recurrent(struct hy_state *state, unsigned char *recurrent)
+{
+    unsigned char *former = state->recurrent;
+    state->recurrent = recurrent;
+    return former;
 }
 
 /* The slot of a position among the kept states, marked as its. */
@@ -375,7 +388,7 @@ static unsigned char *kept_slot(struct hy_state *state, uint64_t position)
 {
     size_t slot = (size_t)(position % state->layout->rewind_tokens);
     state->kept[slot] = position;
-    return state->fixed + state->layout->history_offset + slot * state->layout->recurrent_bytes;
+    return state->fixed + state->layout->ring_bytes + slot * state->layout->recurrent_bytes;
 }
 
 void hy_state_keep(struct hy_state *state, uint64_t position, const float *working)
@@ -385,7 +398,7 @@ void hy_state_keep(struct hy_state *state, uint64_t position, const float *worki
 
 void hy_state_keep_present(struct hy_state *state, uint64_t position)
 {
-    hy_store_copy(state->meta->plugin, kept_slot(state, position), recurrent_of(state),
+    hy_store_copy(state->meta->plugin, kept_slot(state, position), state->recurrent,
                   state->layout->recurrent_bytes);
 }
 
@@ -397,7 +410,7 @@ bool hy_state_can_step_back(const struct hy_state *state, uint64_t position)
         return false;
     uint64_t length = position - layout->n_meta;
     uint64_t seen = length < layout->window ? length : layout->window;
-    if (layout->ring_bytes > 0 && position - seen < state->ring_first)
+    if (layout->ring_bytes > 0 && seen > 0 && position - seen < state->ring_first)
         return false;
     uint64_t full = length < state->full_window ? length : state->full_window;
     return layout->block_bytes == 0 || full == 0 ||
@@ -408,13 +421,15 @@ void hy_state_step_back(struct hy_state *state, uint64_t position)
 {
     const struct hy_state_layout *layout = state->layout;
     size_t slot = (size_t)(position % layout->rewind_tokens);
-    hy_store_copy(state->meta->plugin, recurrent_of(state),
-                  state->fixed + layout->history_offset + slot * layout->recurrent_bytes,
+    hy_store_copy(state->meta->plugin, state->recurrent,
+                  state->fixed + layout->ring_bytes + slot * layout->recurrent_bytes,
                   layout->recurrent_bytes);
     for (size_t i = 0; i < layout->rewind_tokens; i++)
         if (state->kept[i] >= position)
             state->kept[i] = UINT64_MAX;
     state->position = position;
+    if (state->ring_first > position) /* behind the meta tokens, where no row is needed */
+        state->ring_first = position;
     release_shared_tail(state, used_blocks(state, hy_state_length(state)));
 }
 

@@ -27,7 +27,8 @@ struct hy_state {
     struct hy_memory *block_memory; /* of blocks, which may outlive this sequence */
     struct hy_meta_state *meta;     /* held */
     bool is_meta;                   /* this sequence is the meta tokens themselves */
-    unsigned char *fixed;           /* layout->fixed_bytes; for the meta sequence: meta->data */
+    unsigned char *fixed;           /* rings and kept states; for the meta sequence: meta->data */
+    unsigned char *recurrent;       /* layout->recurrent_bytes: the present recurrent state */
     struct hy_block **blocks;       /* of the full caches, from first_block on */
     size_t n_blocks, block_capacity;
     uint64_t first_block;           /* blocks before it were dropped (sliding) */
@@ -112,6 +113,10 @@ void hy_state_drop_unseen(struct hy_state *state);
 /* Recurrent states to and from the f32 working copy (hy_layout_recurrent_floats). */
 void hy_state_load_recurrent(const struct hy_state *state, float *working);
 void hy_state_store_recurrent(struct hy_state *state, const float *working);
+
+/* A recurrent state that takes the place of the present one, and the latter's block; both are of
+ * the store that sequences lie in. */
+unsigned char *hy_state_exchange_recurrent(struct hy_state *state, unsigned char *recurrent);
 
 /* Keeps a working copy as the recurrent state at position, or the present one. */
 void hy_state_keep(struct hy_state *state, uint64_t position, const float *working);

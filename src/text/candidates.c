@@ -5,11 +5,17 @@
 
 #include "text/exponential.h"
 
-void hy_candidates_start(struct hy_candidates *candidates, struct hy_candidate *items,
-                         size_t count)
+static void start(struct hy_candidates *candidates, struct hy_candidate *items, size_t count,
+                  double unit)
 {
     *candidates = (struct hy_candidates){
-        .items = items, .count = count, .n_kept = count, .temperature = 1};
+        .items = items, .count = count, .n_kept = count, .temperature = 1, .unit = unit};
+}
+
+void hy_candidates_start(struct hy_candidates *candidates, struct hy_candidate *items,
+                         size_t count, size_t n_logits)
+{
+    start(candidates, items, count, hy_weight_unit(n_logits));
 }
 
 /* ------------------------------------------------------------------ order */
@@ -106,7 +112,7 @@ void hy_candidates_settle(struct hy_candidates *candidates)
     if (candidates->temperature != 1)
         for (size_t i = 0; i < n_kept; i++)
             items[i].logit /= candidates->temperature;
-    hy_candidates_start(candidates, items, n_kept);
+    start(candidates, items, n_kept, candidates->unit);
 }
 
 void hy_candidates_drop_impossible(struct hy_candidates *candidates)
@@ -115,7 +121,7 @@ void hy_candidates_drop_impossible(struct hy_candidates *candidates)
     for (size_t i = 0; i < candidates->count; i++)
         if (candidates->items[i].logit > -INFINITY)
             candidates->items[count++] = candidates->items[i];
-    hy_candidates_start(candidates, candidates->items, count);
+    start(candidates, candidates->items, count, candidates->unit);
 }
 
 /* ---------------------------------------------------------- probabilities */
@@ -126,10 +132,31 @@ double hy_candidates_weight(const struct hy_candidates *candidates,
     return hy_exponential((candidate->logit - best) / candidates->temperature);
 }
 
-double hy_candidates_total(struct hy_candidates *candidates, double best)
+double hy_weight_unit(size_t n_logits)
 {
-    double total = 0;
+    int bits = 62;
+    while (n_logits > 1) {
+        n_logits -= n_logits / 2; /* rounded up: n_logits <= 2 to the number of halvings */
+        bits--;
+    }
+    return ldexp(1, bits);
+}
+
+uint64_t hy_weight_parts(double weight, double unit)
+{
+    return (uint64_t)(weight * unit + 0.5);
+}
+
+uint64_t hy_candidates_parts(const struct hy_candidates *candidates,
+                             const struct hy_candidate *candidate, double best)
+{
+    return hy_weight_parts(hy_candidates_weight(candidates, candidate, best), candidates->unit);
+}
+
+uint64_t hy_candidates_total(struct hy_candidates *candidates, double best)
+{
+    uint64_t total = 0;
     for (size_t i = 0; i < candidates->n_kept; i++)
-        total += hy_candidates_weight(candidates, hy_candidates_kept(candidates, i), best);
+        total += hy_candidates_parts(candidates, hy_candidates_kept(candidates, i), best);
     return total;
 }

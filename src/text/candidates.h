@@ -25,10 +25,12 @@ struct hy_candidates {
     size_t n_kept;      /* the stages keep the n_kept best */
     bool ordered;       /* the array is as said above; before, it has no order */
     double temperature; /* by which the logits are still to be divided */
+    double unit;        /* so many parts has a weight of 1 */
 };
 
+/* All tokens, or what is known to be left of n_logits of them. */
 void hy_candidates_start(struct hy_candidates *candidates, struct hy_candidate *items,
-                         size_t count);
+                         size_t count, size_t n_logits);
 
 /* The candidate with so many better ones before it, rank < n_kept. */
 const struct hy_candidate *hy_candidates_ranked(struct hy_candidates *candidates, size_t rank);
@@ -54,7 +56,17 @@ void hy_candidates_drop_impossible(struct hy_candidates *candidates);
 double hy_candidates_weight(const struct hy_candidates *candidates,
                             const struct hy_candidate *candidate, double best);
 
-/* Sum of the weights of what is kept. */
-double hy_candidates_total(struct hy_candidates *candidates, double best);
+/*
+ * The same in whole parts of a unit, which is a power of two. Sums of weights are sums of parts:
+ * they are exact, so that they come out the same in whatever order they are made, by one thread or
+ * by many. The unit is so small that a sum of all fits 62 bits.
+ */
+uint64_t hy_candidates_parts(const struct hy_candidates *candidates,
+                             const struct hy_candidate *candidate, double best);
+double hy_weight_unit(size_t n_logits);
+uint64_t hy_weight_parts(double weight, double unit);
+
+/* Sum of the parts of what is kept. */
+uint64_t hy_candidates_total(struct hy_candidates *candidates, double best);
 
 #endif

@@ -194,7 +194,7 @@ static hymba_status collect(hymba_sampler *sampler, const float *logits, size_t 
         hy_penalties_mark(sampler, items, n_logits);
     if (sampler->repels)
         hy_dry_mark(sampler, items, n_logits);
-    hy_candidates_start(candidates, items, n_logits);
+    hy_candidates_start(candidates, items, n_logits, n_logits);
     hy_candidates_drop_impossible(candidates);
     return candidates->count > 0
                ? HYMBA_OK
@@ -341,8 +341,8 @@ static int32_t choose(const hymba_sampler *sampler, struct hy_sampler_progress *
     return token;
 }
 
-hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size_t n_logits,
-                               int32_t *token, hymba_error *error)
+hymba_status hy_sampler_choose(hymba_sampler *sampler, const float *logits, size_t n_logits,
+                               hymba_error *error)
 {
     struct hy_candidates candidates;
     struct hy_sampler_progress progress = sampler->progress;
@@ -355,8 +355,33 @@ hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size
         status = run_stage(sampler, sampler->order.stages[i], &progress, &candidates, error);
     if (status != HYMBA_OK)
         return status;
-    *token = choose(sampler, &progress, &candidates);
-    sampler->progress = progress;
-    hy_token_history_add(&sampler->history, *token);
+    sampler->chosen = choose(sampler, &progress, &candidates);
+    sampler->progress_then = progress;
     return HYMBA_OK;
+}
+
+int32_t hy_sampler_take(hymba_sampler *sampler)
+{
+    sampler->progress = sampler->progress_then;
+    hy_token_history_add(&sampler->history, sampler->chosen);
+    return sampler->chosen;
+}
+
+hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size_t n_logits,
+                               int32_t *token, hymba_error *error)
+{
+    hymba_status status = hy_sampler_choose(sampler, logits, n_logits, error);
+    if (status == HYMBA_OK)
+        *token = hy_sampler_take(sampler);
+    return status;
+}
+
+void hy_sampler_mark(hymba_sampler *sampler, size_t mark)
+{
+    sampler->batch_mark = mark;
+}
+
+size_t hy_sampler_marked(const hymba_sampler *sampler)
+{
+    return sampler->batch_mark;
 }

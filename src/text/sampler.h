@@ -15,6 +15,21 @@ hymba_status hy_sampler_sample(hymba_sampler *sampler, const float *logits, size
                                int32_t *token, hymba_error *error);
 
 /*
+ * hy_sampler_sample in two halves, between which a caller may still fail: choose finds the token,
+ * take gives it and accepts it, which cannot fail. What was chosen and not taken is forgotten.
+ */
+hymba_status hy_sampler_choose(hymba_sampler *sampler, const float *logits, size_t n_logits,
+                               hymba_error *error);
+int32_t hy_sampler_take(hymba_sampler *sampler);
+
+/* Marks the sampler, and tells the mark; of a batch, where it may stand once. */
+void hy_sampler_mark(hymba_sampler *sampler, size_t mark);
+size_t hy_sampler_marked(const hymba_sampler *sampler);
+
+/* The first half with a token that a device has chosen by hy_sampler_plan_row. */
+hymba_status hy_sampler_choose_token(hymba_sampler *sampler, int32_t token, hymba_error *error);
+
+/*
  * The whole sampler as bytes, and back: parameters, accepted tokens, random numbers. UNSUPPORTED
  * for one with a stage of the caller's own. The bytes are not trusted when they are read.
  */

@@ -44,6 +44,10 @@ struct hymba_sampler {
     uint64_t key, xtc_key;
     struct hy_sampler_progress progress;
     struct hy_token_history history;
+    /* What was chosen and is not taken yet. */
+    int32_t chosen;
+    struct hy_sampler_progress progress_then;
+    size_t batch_mark; /* its item's number while a batch is checked */
     /* Room for one call. */
     size_t n_candidates;
     struct hy_candidate *candidates;

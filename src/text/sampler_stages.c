@@ -37,12 +37,13 @@ void hy_keep_top_p(struct hy_candidates *candidates, double p)
 {
     if (p == 0 || p == 1)
         return;
-    double best = hy_candidates_ranked(candidates, 0)->logit, sum = 0;
-    double wanted = p * hy_candidates_total(candidates, best);
+    double best = hy_candidates_ranked(candidates, 0)->logit;
+    double wanted = p * (double)hy_candidates_total(candidates, best);
+    uint64_t sum = 0;
     for (size_t rank = 0; rank < candidates->n_kept; rank++) {
         const struct hy_candidate *candidate = hy_candidates_ranked(candidates, rank);
-        sum += hy_candidates_weight(candidates, candidate, best);
-        if (sum >= wanted)
+        sum += hy_candidates_parts(candidates, candidate, best);
+        if ((double)sum >= wanted)
             candidates->n_kept = rank + 1;
     }
 }
@@ -62,7 +63,8 @@ void hy_keep_min_p(struct hy_candidates *candidates, double p)
 void hy_keep_expected(struct hy_candidates *candidates, double mu)
 {
     double best = hy_candidates_ranked(candidates, 0)->logit;
-    double log_total = hy_logarithm(hy_candidates_total(candidates, best));
+    double log_total =
+        hy_logarithm((double)hy_candidates_total(candidates, best) / candidates->unit);
     for (size_t rank = 1; rank < candidates->n_kept; rank++) {
         double logit = hy_candidates_ranked(candidates, rank)->logit;
         double log_probability = (logit - best) / candidates->temperature - log_total;
@@ -101,19 +103,20 @@ void hy_keep_typical(struct hy_candidates *candidates, double p)
 {
     if (p == 0 || p == 1)
         return;
-    double best = hy_candidates_ranked(candidates, 0)->logit, sum = 0;
+    double best = hy_candidates_ranked(candidates, 0)->logit;
     double mean = mean_log_weight(candidates, best);
-    double wanted = p * hy_candidates_total(candidates, best);
+    double wanted = p * (double)hy_candidates_total(candidates, best);
+    uint64_t sum = 0;
     size_t n_kept = candidates->n_kept, first = 0;
     while (first < n_kept && log_weight(candidates, first, best) > mean)
         first++;
     size_t end = first;
-    while (end - first < n_kept && sum <= wanted) {
+    while (end - first < n_kept && (double)sum <= wanted) {
         bool upward = end == n_kept ||
                       (first > 0 && log_weight(candidates, first - 1, best) - mean <=
                                         mean - log_weight(candidates, end, best));
         size_t rank = upward ? --first : end++;
-        sum += hy_candidates_weight(candidates, hy_candidates_ranked(candidates, rank), best);
+        sum += hy_candidates_parts(candidates, hy_candidates_ranked(candidates, rank), best);
     }
     candidates->n_kept = end;
     hy_candidates_drop_best(candidates, first);
@@ -122,7 +125,8 @@ void hy_keep_typical(struct hy_candidates *candidates, double p)
 void hy_exclude_top_choices(struct hy_candidates *candidates, double threshold)
 {
     double best = hy_candidates_ranked(candidates, 0)->logit;
-    double least = threshold * hy_candidates_total(candidates, best);
+    double total = (double)hy_candidates_total(candidates, best) / candidates->unit;
+    double least = threshold * total;
     size_t last = 0;
     for (size_t rank = 0; rank < candidates->n_kept; rank++) {
         const struct hy_candidate *candidate = hy_candidates_ranked(candidates, rank);
@@ -135,24 +139,21 @@ void hy_exclude_top_choices(struct hy_candidates *candidates, double threshold)
 
 /* ------------------------------------------------------------------- draw */
 
+/* The sums are exact, so the last one is more than any unit below 1 of the total: a token of which
+ * nothing is left by the rounding to parts is never drawn. */
 int32_t hy_draw(struct hy_candidates *candidates, double unit, double *surprise)
 {
-    double best = hy_candidates_ranked(candidates, 0)->logit, sum = 0;
-    double total = hy_candidates_total(candidates, best), wanted = unit * total;
-    const struct hy_candidate *chosen = hy_candidates_ranked(candidates, 0);
-    for (size_t rank = 0; rank < candidates->n_kept; rank++) {
-        const struct hy_candidate *candidate = hy_candidates_ranked(candidates, rank);
-        double part = hy_candidates_weight(candidates, candidate, best);
-        /* Rounding may leave the sum just below the total: then the last possible one it is. */
-        if (part == 0)
-            break;
-        chosen = candidate;
-        sum += part;
-        if (sum > wanted)
-            break;
+    double best = hy_candidates_ranked(candidates, 0)->logit;
+    uint64_t total = hy_candidates_total(candidates, best), sum = 0;
+    double wanted = unit * (double)total;
+    const struct hy_candidate *chosen = NULL;
+    for (size_t rank = 0; rank < candidates->n_kept && !((double)sum > wanted); rank++) {
+        chosen = hy_candidates_ranked(candidates, rank);
+        sum += hy_candidates_parts(candidates, chosen, best);
     }
     if (surprise)
-        *surprise =
-            (hy_logarithm(total) - (chosen->logit - best) / candidates->temperature) / LN2;
+        *surprise = (hy_logarithm((double)total / candidates->unit) -
+                     (chosen->logit - best) / candidates->temperature) /
+                    LN2;
     return chosen->id;
 }

@@ -1,5 +1,8 @@
 #include "guarded_device.h"
 
+#include "kernel/fused.h"
+#include "text/candidates.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +30,7 @@ struct hy_device {
     struct hy_kernels kernels;
     bool failed;  /* for good */
     bool refuses; /* until finish */
+    bool in_step;
     struct pending *pending;
 };
 
@@ -93,6 +97,14 @@ static void begin(const struct hy_device *device)
 {
     if (device->failed)
         blame("work for a device that has failed");
+}
+
+/* Work that is no op of a step. */
+static void begin_apart(const struct hy_device *device)
+{
+    begin(device);
+    if (device->in_step)
+        blame("a copy, a fill or an end of work within a step");
 }
 
 static void *device_allocate(struct hy_device *device, size_t bytes)
@@ -192,6 +204,7 @@ static void deliver(const struct pending *pending)
 
 static hymba_status device_finish(struct hy_device *device, hymba_error *error)
 {
+    begin_apart(device);
     if (control.n_finishes++ == control.fail_finish) {
         drop_pending(device);
         device->failed = control.finish_status != HYMBA_ERROR_MEMORY;
@@ -242,7 +255,7 @@ static void write_rows(const struct hy_copy_args *args)
 
 static void device_copy(struct hy_device *device, const struct hy_copy_args *args)
 {
-    begin(device);
+    begin_apart(device);
     if (args->n_rows == 0 || args->width == 0)
         blame("a copy of nothing");
     if (lies_on_device(args->to) != (args->kind != HY_COPY_TO_HOST))
@@ -255,6 +268,8 @@ static void device_copy(struct hy_device *device, const struct hy_copy_args *arg
     if (args->kind == HY_COPY_TO_DEVICE)
         control.n_uploaded += (long)(args->width * args->n_rows);
     if (args->kind == HY_COPY_TO_HOST)
+        control.n_downloaded += (long)(args->width * args->n_rows);
+    if (args->kind == HY_COPY_TO_HOST)
         read_back(device, args);
     else
         write_rows(args);
@@ -263,6 +278,7 @@ static void device_copy(struct hy_device *device, const struct hy_copy_args *arg
 /* The last copy first: where one depends on another, wrong bits come out. */
 static void device_copy_list(struct hy_device *device, const struct hy_copy_args *copies, size_t n)
 {
+    begin_apart(device);
     if (n == 0)
         blame("a list of no copies");
     control.n_lists++;
@@ -276,13 +292,14 @@ static void device_copy_list(struct hy_device *device, const struct hy_copy_args
 
 static void device_fill(struct hy_device *device, void *data, int byte, size_t bytes)
 {
-    begin(device);
+    begin_apart(device);
     memset(find(data, bytes, "fill"), byte, bytes);
 }
 
 static void device_convert(struct hy_device *device, const struct hy_convert_args *args)
 {
-    begin(device);
+    begin_apart(device);
+    control.n_converts++;
     const void *x = find(args->x, args->n * hy_dtype_size(args->x_dtype), "convert: x");
     void *y = find(args->y, args->n * hy_dtype_size(args->y_dtype), "convert: y");
     if (args->y_dtype == HYMBA_DTYPE_F32)
@@ -322,6 +339,33 @@ static void device_embed(struct hy_device *device, const struct hy_embed_args *a
     device->kernels.embed(&here, 0, rows);
 }
 
+/* Where an op's results go as f32: to y or, if only rounded rows are wanted, to *spare. */
+static float *find_results(const float *y, size_t rows, size_t *stride, size_t n, float **spare,
+                           const char *what)
+{
+    *spare = NULL;
+    if (y)
+        return find(y, floats(rows, *stride, n), what);
+    *stride = n;
+    *spare = malloc(rows * n * sizeof **spare);
+    return *spare;
+}
+
+static struct hy_rounded find_rounded(const struct hy_rounded *rounded, size_t rows)
+{
+    struct hy_rounded here = *rounded;
+    if (rounded->data)
+        here.data = find(rounded->data, rows * rounded->stride * 2, "rounded rows");
+    return here;
+}
+
+/* What a device need not write is nothing that anybody may read. */
+static void poison_rows(float *x, size_t rows, size_t stride, size_t n)
+{
+    for (size_t t = 0; t < rows; t++)
+        memset(x + t * stride, POISON, n * sizeof *x);
+}
+
 static void device_rms_norm(struct hy_device *device, const struct hy_rms_norm_args *args,
                             size_t rows)
 {
@@ -329,8 +373,30 @@ static void device_rms_norm(struct hy_device *device, const struct hy_rms_norm_a
     begin(device);
     here.x = find(args->x, floats(rows, args->x_stride, args->n), "rms_norm: x");
     here.weight = find(args->weight, floats(1, 0, args->n), "rms_norm: weight");
-    here.y = find(args->y, floats(rows, args->y_stride, args->n), "rms_norm: y");
-    device->kernels.rms_norm(&here, 0, rows);
+    float *spare;
+    here.y = find_results(args->y, rows, &here.y_stride, args->n, &spare, "rms_norm: y");
+    here.rounded = find_rounded(&args->rounded, rows);
+    hy_fused_rms_norm(&device->kernels, &here, 0, rows);
+    free(spare);
+}
+
+static void device_norm_parts(struct hy_device *device, const struct hy_norm_parts_args *args,
+                              size_t rows)
+{
+    struct hy_norm_parts_args here = *args;
+    size_t n = 0;
+    begin(device);
+    for (size_t i = 0; i < HY_NORM_PARTS; i++) {
+        size_t own = args->parts[i].n;
+        here.parts[i].weight =
+            find(args->parts[i].weight, own * sizeof(float), "norm_parts: weight");
+        n += own;
+    }
+    here.x = find(args->x, floats(rows, args->x_stride, n), "norm_parts: x");
+    here.rounded = find_rounded(&args->rounded, rows);
+    hy_fused_norm_parts(&device->kernels, &here, 0, rows);
+    if (args->rounded.data)
+        poison_rows(here.x, rows, args->x_stride, args->parts[0].n);
 }
 
 static void device_matmul(struct hy_device *device, const struct hy_matmul_args *args)
@@ -363,28 +429,36 @@ static void device_round(struct hy_device *device, const struct hy_round_args *a
     device->kernels.round(&here, 0, rows);
 }
 
-static void device_rope(struct hy_device *device, const struct hy_rope_args *args, size_t rows)
+static void *find_cache_rows(void *y, hymba_dtype dtype, size_t head_size, size_t head_stride,
+                             size_t n_heads, size_t rows)
 {
-    struct hy_rope_args here = *args;
-    size_t half = args->head_size / 2;
-    begin(device);
-    here.x = find(args->x, floats(rows, args->x_stride, args->n_heads * args->head_size),
-                  "rope: x");
-    here.cosine = find(args->cosine, floats(rows, half, half), "rope: cosine");
-    here.sine = find(args->sine, floats(rows, half, half), "rope: sine");
-    device->kernels.rope(&here, 0, rows);
+    size_t bytes = rows * hy_cache_row_bytes(dtype, head_size);
+    return find(y, extent(head_stride, bytes, n_heads), "rope_store: rows");
 }
 
-static void device_cache_rows(struct hy_device *device, const struct hy_cache_rows_args *args,
+static void device_rope_store(struct hy_device *device, const struct hy_rope_store_args *args,
                               size_t rows)
 {
-    struct hy_cache_rows_args here = *args;
-    size_t bytes = rows * hy_cache_row_bytes(args->dtype, args->head_size);
+    struct hy_rope_store_args here = *args;
+    size_t half = args->qk_size / 2, heads = args->n_kv_heads;
     begin(device);
-    here.x = find(args->x, floats(rows, args->x_stride, args->n_heads * args->head_size),
-                  "cache_rows: x");
-    here.y = find(args->y, extent(args->head_stride, bytes, args->n_heads), "cache_rows: y");
-    device->kernels.cache_rows(&here, 0, rows);
+    here.q = find(args->q, floats(rows, args->stride, args->n_heads * args->qk_size),
+                  "rope_store: q");
+    if (args->cosine) {
+        here.cosine = find(args->cosine, floats(rows, half, half), "rope_store: cosine");
+        here.sine = find(args->sine, floats(rows, half, half), "rope_store: sine");
+    }
+    if (heads > 0) {
+        here.k = find(args->k, floats(rows, args->stride, heads * args->qk_size), "rope_store: k");
+        here.v = find(args->v, floats(rows, args->stride, heads * args->v_size), "rope_store: v");
+        here.k_rows = find_cache_rows(args->k_rows, args->dtype, args->qk_size,
+                                      args->k_head_stride, heads, rows);
+        here.v_rows = find_cache_rows(args->v_rows, args->dtype, args->v_size,
+                                      args->v_head_stride, heads, rows);
+    }
+    hy_fused_rope_store(&device->kernels, &here, 0, rows);
+    if (heads > 0)
+        poison_rows(here.k, rows, args->stride, heads * args->qk_size);
 }
 
 /* The lists with the places of what they point to, in one block from malloc. */
@@ -425,27 +499,80 @@ static void device_attention(struct hy_device *device, const struct hy_attention
                     "attention: out");
     struct hy_attention_sequence *sequences = copy_lists(args);
     float *scratch = malloc(hy_attention_scratch(args) * sizeof *scratch);
+    const struct hy_segment *last = &sequences[args->n_sequences - 1].segment;
     here.sequences = sequences;
-    device->kernels.attention(&here, 0, rows * args->n_heads, scratch);
+    device->kernels.attention(&here, 0, (last->row + last->n_rows) * args->n_heads, scratch);
     free(scratch);
     free(sequences);
 }
 
-/* The list with the places of the states; *rows: of all. From malloc. */
-static struct hy_state_sequence *copy_states(const struct hy_state_sequence *given, size_t n,
+/* A state of n elements where kernels can work on it: f32 in its places, other types in an f32
+ * copy, from malloc, which put_state rounds. */
+static void take_state(hymba_dtype type, const void **before, void **after, size_t n)
+{
+    size_t bytes = n * hy_dtype_size(type);
+    *before = find(*before, bytes, "the state before a segment");
+    *after = find(*after, bytes, "the state behind a segment");
+    if (type == HYMBA_DTYPE_F32)
+        return;
+    float *copy = malloc((n + 1) * sizeof *copy);
+    hy_row_to_f32(*before, type, copy, n);
+    *before = *after = copy;
+}
+
+static void put_state(hymba_dtype type, void *state, void *after, size_t n)
+{
+    if (type == HYMBA_DTYPE_F32)
+        return;
+    hy_row_from_f32(after, type, find(state, n * hy_dtype_size(type), "a state"), n);
+    free(after);
+}
+
+/* The list with the states of conv or of ssm elements; *rows: of all. From malloc. */
+static struct hy_state_sequence *take_states(const struct hy_state_sequence *given, size_t n,
                                              size_t conv, size_t ssm, size_t *rows)
 {
     struct hy_state_sequence *sequences = malloc(n * sizeof *sequences);
     *rows = 0;
     for (size_t i = 0; i < n; i++) {
-        sequences[i] = given[i];
-        sequences[i].conv_state =
-            find(given[i].conv_state, conv * sizeof(float), "a convolution state");
-        sequences[i].ssm_state = find(given[i].ssm_state, ssm * sizeof(float), "an SSM state");
+        struct hy_state_sequence *sequence = &sequences[i];
+        *sequence = given[i];
+        if (given[i].segment.n_rows == 0)
+            continue;
+        if (given[i].state_type != HYMBA_DTYPE_F32 && given[i].segment.n_rows > 1)
+            blame("several rows with a state of 16 bits");
+        if (conv > 0)
+            take_state(given[i].state_type, &sequence->conv_before, &sequence->conv_after, conv);
+        if (ssm > 0)
+            take_state(given[i].state_type, &sequence->ssm_before, &sequence->ssm_after, ssm);
         size_t end = given[i].segment.row + given[i].segment.n_rows;
         *rows = end > *rows ? end : *rows;
     }
     return sequences;
+}
+
+static void put_states(const struct hy_state_sequence *given, struct hy_state_sequence *sequences,
+                       size_t n, size_t conv, size_t ssm)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (given[i].segment.n_rows > 0 && conv > 0)
+            put_state(given[i].state_type, given[i].conv_after, sequences[i].conv_after, conv);
+        if (given[i].segment.n_rows > 0 && ssm > 0)
+            put_state(given[i].state_type, given[i].ssm_after, sequences[i].ssm_after, ssm);
+    }
+    free(sequences);
+}
+
+/* Of the sequences alone: what lies between their rows stays. */
+static void round_segments(const struct hy_device *device, const struct hy_conv_args *args,
+                           size_t rows)
+{
+    struct hy_rounded rounded = find_rounded(&args->rounded, rows);
+    struct hy_round_args round = hy_round_of(args->y, args->y_stride, args->n, &rounded);
+    for (size_t i = 0; i < args->n_sequences && rounded.data; i++) {
+        const struct hy_segment *segment = &args->sequences[i].segment;
+        device->kernels.round(&round, segment->row, segment->row + segment->n_rows);
+    }
 }
 
 static void device_conv(struct hy_device *device, const struct hy_conv_args *args)
@@ -453,15 +580,17 @@ static void device_conv(struct hy_device *device, const struct hy_conv_args *arg
     struct hy_conv_args here = *args;
     size_t n = args->n, rows;
     begin(device);
+    size_t state = (args->width - 1) * n;
     struct hy_state_sequence *sequences =
-        copy_states(args->sequences, args->n_sequences, (args->width - 1) * n, 0, &rows);
+        take_states(args->sequences, args->n_sequences, state, 0, &rows);
     here.sequences = sequences;
     here.x = find(args->x, floats(rows, args->x_stride, n), "conv: x");
     here.weight = find(args->weight, floats(args->width, n, n), "conv: weight");
     here.bias = find(args->bias, floats(1, 0, n), "conv: bias");
     here.y = find(args->y, floats(rows, args->y_stride, n), "conv: y");
     device->kernels.conv(&here, 0, args->n_sequences * n);
-    free(sequences);
+    round_segments(device, &here, rows);
+    put_states(args->sequences, sequences, args->n_sequences, state, 0);
 }
 
 static void device_scan(struct hy_device *device, const struct hy_scan_args *args)
@@ -469,8 +598,9 @@ static void device_scan(struct hy_device *device, const struct hy_scan_args *arg
     struct hy_scan_args here = *args;
     size_t n = args->n, rows;
     begin(device);
+    size_t state = args->state_size * n;
     struct hy_state_sequence *sequences =
-        copy_states(args->sequences, args->n_sequences, 0, args->state_size * n, &rows);
+        take_states(args->sequences, args->n_sequences, 0, state, &rows);
     here.sequences = sequences;
     here.dt = find(args->dt, floats(rows, args->dt_stride, n), "scan: dt");
     here.x = find(args->x, floats(rows, args->x_stride, n), "scan: x");
@@ -481,7 +611,7 @@ static void device_scan(struct hy_device *device, const struct hy_scan_args *arg
     here.d = find(args->d, floats(1, 0, n), "scan: d");
     here.y = find(args->y, floats(rows, args->y_stride, n), "scan: y");
     device->kernels.scan(&here, 0, args->n_sequences * n);
-    free(sequences);
+    put_states(args->sequences, sequences, args->n_sequences, 0, state);
 }
 
 static void device_fuse(struct hy_device *device, const struct hy_fuse_args *args, size_t rows)
@@ -494,8 +624,12 @@ static void device_fuse(struct hy_device *device, const struct hy_fuse_args *arg
     here.ssm = find(args->ssm, floats(rows, args->ssm_stride, n), "fuse: ssm");
     here.weight_attention = find(args->weight_attention, bytes, "fuse: weight_attention");
     here.weight_ssm = find(args->weight_ssm, bytes, "fuse: weight_ssm");
-    here.y = find(args->y, floats(rows, args->y_stride, args->concat ? 2 * n : n), "fuse: y");
-    device->kernels.fuse(&here, 0, rows);
+    float *spare;
+    here.y = find_results(args->y, rows, &here.y_stride, args->concat ? 2 * n : n, &spare,
+                          "fuse: y");
+    here.rounded = find_rounded(&args->rounded, rows);
+    hy_fused_fuse(&device->kernels, &here, 0, rows);
+    free(spare);
 }
 
 static void device_swiglu(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows)
@@ -504,8 +638,45 @@ static void device_swiglu(struct hy_device *device, const struct hy_swiglu_args 
     begin(device);
     here.gate = find(args->gate, floats(rows, args->gate_stride, args->n), "swiglu: gate");
     here.up = find(args->up, floats(rows, args->up_stride, args->n), "swiglu: up");
-    here.y = find(args->y, floats(rows, args->y_stride, args->n), "swiglu: y");
-    device->kernels.swiglu(&here, 0, rows);
+    float *spare;
+    here.y = find_results(args->y, rows, &here.y_stride, args->n, &spare, "swiglu: y");
+    here.rounded = find_rounded(&args->rounded, rows);
+    hy_fused_swiglu(&device->kernels, &here, 0, rows);
+    free(spare);
+}
+
+static void device_sample(struct hy_device *device, const struct hy_sample_args *args)
+{
+    size_t n = args->n_logits, last = 0;
+    begin_apart(device);
+    control.n_sampled += (long)args->n_rows;
+    for (size_t i = 0; i < args->n_rows; i++)
+        last = args->rows[i].row > last ? args->rows[i].row : last;
+    const float *logits = find(args->logits, floats(last + 1, args->stride, n), "sample: logits");
+    int32_t *tokens = find(args->tokens, args->n_rows * sizeof *tokens, "sample: tokens");
+    struct hy_candidate *items = malloc(n * sizeof *items);
+    for (size_t i = 0; i < args->n_rows; i++)
+        tokens[i] = hy_sample_row_plainly(&args->rows[i], logits + args->rows[i].row * args->stride,
+                                          n, items);
+    free(items);
+}
+
+static void device_begin_step(struct hy_device *device, size_t rows)
+{
+    begin(device);
+    if (rows == 0 || device->in_step)
+        blame("a step that is empty, or begins within another");
+    device->in_step = true;
+    control.n_steps++;
+}
+
+static void device_end_step(struct hy_device *device, bool run)
+{
+    (void)run;
+    begin(device);
+    if (!device->in_step)
+        blame("an end of no step");
+    device->in_step = false;
 }
 
 EXPORTED const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version);
@@ -524,15 +695,18 @@ const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version)
         .convert = device_convert,
         .embed = device_embed,
         .rms_norm = device_rms_norm,
+        .norm_parts = device_norm_parts,
         .matmul = device_matmul,
         .round = device_round,
-        .rope = device_rope,
-        .cache_rows = device_cache_rows,
+        .rope_store = device_rope_store,
         .attention = device_attention,
         .conv = device_conv,
         .scan = device_scan,
         .fuse = device_fuse,
         .swiglu = device_swiglu,
+        .sample = device_sample,
+        .begin_step = device_begin_step,
+        .end_step = device_end_step,
         .finish = device_finish,
     };
     ops.interface_version = control.interface_version;

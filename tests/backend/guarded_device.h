@@ -22,8 +22,12 @@ struct guarded_control {
     /* counted */
     long n_opens, n_allocations, n_finishes, n_embeddings;
     long n_open, n_blocks;      /* devices and blocks that are there */
+    long n_steps;               /* between begin_step and end_step */
     long n_uploaded;            /* bytes that came from the host */
+    long n_downloaded;          /* bytes that went there */
+    long n_sampled;             /* tokens */
     long n_copies, n_lists;     /* single copies within the device, and lists of them */
+    long n_converts;
     long n_faults;              /* of the core, the first one told in fault */
     char fault[128];
 };

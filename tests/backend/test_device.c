@@ -12,59 +12,11 @@
 #include <unistd.h>
 
 #include "golden.h"
-#include "guarded_device.h"
+#include "guarded_world.h"
 
 enum { N_PAIRS = 4, MAX_TOKENS = 300, MAX_LENGTH = 700 };
 
 static hymba_error error = {.struct_size = sizeof error};
-static char plugin_path[4096];
-static struct guarded_control *control;
-static void *plugin;
-
-static void setup(void)
-{
-    guarded_control_function function;
-    ssize_t length = readlink("/proc/self/exe", plugin_path, sizeof plugin_path - 64);
-    ck_assert_int_gt(length, 0);
-    plugin_path[length] = '\0';
-    strcpy(strrchr(plugin_path, '/') + 1, "libhymba-cuda.so");
-    plugin = dlopen(plugin_path, RTLD_NOW | RTLD_LOCAL);
-    ck_assert_msg(plugin != NULL, "%s", dlerror());
-    void *symbol = dlsym(plugin, GUARDED_CONTROL);
-    ck_assert_ptr_nonnull(symbol);
-    memcpy(&function, &symbol, sizeof function);
-    control = function();
-    *control = (struct guarded_control){
-        .interface_version = HY_DEVICE_INTERFACE,
-        .n_devices = 2,
-        .fail_open = -1,
-        .fail_allocation = -1,
-        .fail_finish = -1,
-        .fail_embedding = -1,
-        .finish_status = HYMBA_ERROR_DEVICE,
-    };
-    ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
-}
-
-static void teardown(void)
-{
-    ck_assert_msg(control->n_faults == 0, "%ld faults: %s", control->n_faults, control->fault);
-    ck_assert_int_eq(control->n_blocks, 0);
-    ck_assert_int_eq(control->n_open, 0);
-    dlclose(plugin);
-}
-
-static hymba_context *make_context(hymba_model *model, hymba_context_params params,
-                                   const char *device)
-{
-    hymba_context *context;
-    params.struct_size = sizeof params;
-    params.device = device;
-    params.cpu = "generic";
-    params.n_threads = 1;
-    test_status(hymba_context_create(model, &params, &context, &error), HYMBA_OK, error);
-    return context;
-}
 
 /* ------------------------------------------------------------- in lockstep */
 
@@ -134,7 +86,8 @@ static void decode(struct world *world)
             tokens[p][i] = (int32_t)test_random_below(world->vocabulary);
         int32_t logits = (int32_t)test_random_below(3);
         for (int i = 0; i < 2; i++)
-            items[i][n] = (hymba_batch_item){pair->sessions[i], tokens[p], count, logits, 0};
+            items[i][n] = (hymba_batch_item){
+                pair->sessions[i], tokens[p], count, logits, 0, NULL, NULL};
         n++;
     }
     for (int i = 0; n > 0 && i < 2; i++)
@@ -300,8 +253,8 @@ START_TEST(sessions_are_the_same_to_the_bit)
     quantise(&golden, variant->quantize);
     test_random_seed((unsigned)_i + 1);
     struct world world = {
-        .contexts = {make_context(golden.model, variant->params, "cpu"),
-                     make_context(golden.model, variant->params, "cuda:1")},
+        .contexts = {guarded_context(golden.model, variant->params, "cpu"),
+                     guarded_context(golden.model, variant->params, "cuda:1")},
         .params = variant->session,
         .vocabulary = golden.model->plan.config.vocabulary_size,
     };
@@ -310,6 +263,7 @@ START_TEST(sessions_are_the_same_to_the_bit)
         decode(&world);
         change(&world);
     }
+    ck_assert_int_gt(guarded->n_steps, 0);
     for (int i = 0; i < 2; i++) /* sessions may outlive their context's handle */
         hymba_context_release(world.contexts[i]);
     for (int p = 0; p < N_PAIRS; p++)
@@ -324,7 +278,7 @@ START_TEST(logits_are_the_reference_s)
     golden_open(&golden, golden_names[_i]);
     size_t vocabulary = golden.model->plan.config.vocabulary_size;
     hymba_context_params params = {.compute = HYMBA_COMPUTE_F32, .max_step_tokens = 11};
-    hymba_context *context = make_context(golden.model, params, "cuda");
+    hymba_context *context = guarded_context(golden.model, params, "cuda");
     for (size_t p = 0; p < golden.n_prompts; p++) {
         const struct hy_tensor *expected = golden_find(&golden, golden.lengths[p], "logits");
         hymba_session *session;
@@ -352,8 +306,8 @@ START_TEST(a_device_is_described_and_its_weights_are_shared)
     hymba_context_params params = {.struct_size = sizeof params, .device = "cuda:1"};
     hymba_context_info info = {.struct_size = sizeof info};
     hymba_context *contexts[3];
-    contexts[0] = make_context(golden.model, (hymba_context_params){0}, "cuda:1");
-    long uploaded = control->n_uploaded;
+    contexts[0] = guarded_context(golden.model, (hymba_context_params){0}, "cuda:1");
+    long uploaded = guarded->n_uploaded;
     test_status(hymba_context_get_info(contexts[0], &info, &error), HYMBA_OK, error);
     ck_assert_str_eq(info.device, "cuda:1");
     ck_assert_str_eq(info.cpu, "guarded memory");
@@ -362,10 +316,10 @@ START_TEST(a_device_is_described_and_its_weights_are_shared)
     test_status(hymba_model_get_memory_info(golden.model, &params, &memory, &error), HYMBA_OK,
                 error);
     ck_assert_uint_ge(memory.weight_bytes, stored + (uint64_t)uploaded);
-    contexts[1] = make_context(golden.model, (hymba_context_params){0}, "cuda:1");
-    ck_assert_int_eq(control->n_uploaded, uploaded);
-    contexts[2] = make_context(golden.model, (hymba_context_params){0}, "cuda:0");
-    ck_assert_int_eq(control->n_uploaded, 2 * uploaded);
+    contexts[1] = guarded_context(golden.model, (hymba_context_params){0}, "cuda:1");
+    ck_assert_int_eq(guarded->n_uploaded, uploaded);
+    contexts[2] = guarded_context(golden.model, (hymba_context_params){0}, "cuda:0");
+    ck_assert_int_eq(guarded->n_uploaded, 2 * uploaded);
     for (int i = 0; i < 3; i++)
         hymba_context_release(contexts[i]);
     golden_close(&golden);
@@ -414,14 +368,14 @@ START_TEST(quantised_weights_are_taken_along)
     struct golden golden;
     golden_open(&golden, "goldens/f_official_like");
     quantise(&golden, _i ? HYMBA_DTYPE_INT4 : HYMBA_DTYPE_INT8);
-    control->has_bf16 = 1;
+    guarded->has_bf16 = 1;
     for (int i = 0; i < 2; i++) {
         hymba_context_params made = {.compute = i ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_DEFAULT};
         hymba_context_info info = {.struct_size = sizeof info};
-        long before = control->n_uploaded;
-        hymba_context *context = make_context(golden.model, made, "cuda");
+        long before = guarded->n_uploaded;
+        hymba_context *context = guarded_context(golden.model, made, "cuda");
         if (i == 0)
-            ck_assert_uint_eq((uint64_t)(control->n_uploaded - before),
+            ck_assert_uint_eq((uint64_t)(guarded->n_uploaded - before),
                               uploaded_bytes(golden.model));
         test_status(hymba_context_get_info(context, &info, &error), HYMBA_OK, error);
         ck_assert_int_eq(info.compute, i ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_BF16);
@@ -444,31 +398,37 @@ START_TEST(quantised_weights_are_taken_along)
 }
 END_TEST
 
-/* Three sessions' single tokens: what a step copies within the device, it copies in a few lists. */
+/* Three sessions' single tokens: what a step copies within the device, it copies in lists: keys and
+ * values and, where sessions can go back, the states to go back to. Nothing else is copied, nor are
+ * states converted, whatever their type is. */
 START_TEST(a_step_copies_in_lists)
 {
     enum { N = 3, STEPS = 20 };
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16, HYMBA_DTYPE_F16};
+    uint32_t rewind_tokens = _i < 3 ? 0 : 2;
     static const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     hymba_session *sessions[N];
     hymba_batch_item items[N];
     struct golden golden;
     golden_open(&golden, "goldens/a_all_features");
-    hymba_context *context = make_context(
-        golden.model, (hymba_context_params){.rewind_tokens = 2}, "cuda");
+    hymba_context *context = guarded_context(
+        golden.model,
+        (hymba_context_params){.rewind_tokens = rewind_tokens, .state_type = types[_i % 3]},
+        "cuda");
     for (int i = 0; i < N; i++) {
         test_status(hymba_session_create(context, NULL, &sessions[i], &error), HYMBA_OK, error);
         test_status(hymba_session_append(sessions[i], ids, 2 * (size_t)i + 3, 0, &error), HYMBA_OK,
                     error);
-        items[i] = (hymba_batch_item){sessions[i], ids, 1, HYMBA_LOGITS_LAST, 0};
+        items[i] = (hymba_batch_item){sessions[i], ids, 1, HYMBA_LOGITS_LAST, 0, NULL, NULL};
     }
-    ck_assert_int_gt(control->n_lists, 0);
-    control->n_lists = control->n_copies = 0;
+    ck_assert_int_gt(guarded->n_lists, 0);
+    guarded->n_lists = guarded->n_copies = guarded->n_converts = 0;
     for (int step = 0; step < STEPS; step++)
         test_status(hymba_context_decode(context, items, sizeof items[0], N, &error), HYMBA_OK,
                     error);
-    /* states in, keys and values, states kept, states out */
-    ck_assert_int_eq(control->n_lists, 4 * STEPS);
-    ck_assert_int_eq(control->n_copies, 0);
+    ck_assert_int_eq(guarded->n_lists, (rewind_tokens > 0 ? 2 : 1) * STEPS);
+    ck_assert_int_eq(guarded->n_copies, 0);
+    ck_assert_int_eq(guarded->n_converts, 0);
     for (int i = 0; i < N; i++)
         hymba_session_release(sessions[i]);
     hymba_context_release(context);
@@ -505,7 +465,7 @@ START_TEST(speed_is_measured_on_the_device)
         test_status(hymba_model_open(test_data("goldens/f_official_like"), &params, &model, &error),
                     HYMBA_OK, error);
         hymba_context *context =
-            make_context(model, (hymba_context_params){.compute = kinds[i].compute}, "cuda");
+            guarded_context(model, (hymba_context_params){.compute = kinds[i].compute}, "cuda");
         check_speed(context);
         hymba_context_release(context);
         hymba_model_release(model);
@@ -518,23 +478,23 @@ START_TEST(speed_without_memory_or_without_a_device)
     struct golden golden;
     double rate;
     golden_open(&golden, "goldens/a_all_features");
-    hymba_context *cpu = make_context(golden.model, (hymba_context_params){0}, "cpu");
-    hymba_context *context = make_context(golden.model, (hymba_context_params){0}, "cuda");
+    hymba_context *cpu = guarded_context(golden.model, (hymba_context_params){0}, "cpu");
+    hymba_context *context = guarded_context(golden.model, (hymba_context_params){0}, "cuda");
     test_status(hymba_context_measure_bandwidth(cpu, 1000, &rate, &error), HYMBA_ERROR_UNSUPPORTED,
                 error);
     test_status(hymba_context_measure_bandwidth(context, 1, &rate, &error), HYMBA_ERROR_ARGUMENT,
                 error);
-    control->fail_allocation = control->n_allocations;
+    guarded->fail_allocation = guarded->n_allocations;
     test_status(hymba_context_measure_bandwidth(context, 1000, &rate, &error), HYMBA_ERROR_MEMORY,
                 error);
-    control->fail_allocation = control->n_allocations;
+    guarded->fail_allocation = guarded->n_allocations;
     test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_ERROR_MEMORY, error);
-    control->fail_allocation = control->n_allocations + 1; /* the second square is too large */
+    guarded->fail_allocation = guarded->n_allocations + 1; /* the second square is too large */
     test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_OK, error);
     ck_assert_double_gt(rate, 0.0);
-    control->fail_allocation = -1;
+    guarded->fail_allocation = -1;
     check_speed(context);
-    control->fail_finish = control->n_finishes + 1;
+    guarded->fail_finish = guarded->n_finishes + 1;
     test_status(hymba_context_measure_products(context, &rate, &error), HYMBA_ERROR_DEVICE, error);
     test_status(hymba_context_measure_bandwidth(context, 1000, &rate, &error), HYMBA_ERROR_DEVICE,
                 error);
@@ -557,15 +517,15 @@ START_TEST(without_memory_for_opening_there_is_no_context)
     golden_open(&golden, "goldens/a_all_features");
     for (int i = 0; i < 2; i++) {
         hymba_context *context;
-        control->fail_open = control->n_opens + i;
+        guarded->fail_open = guarded->n_opens + i;
         test_status(hymba_context_create(golden.model, &params, &context, &error),
                     HYMBA_ERROR_MEMORY, error);
         ck_assert_ptr_null(context);
         ck_assert_str_eq(error.message, "no memory for a device");
-        ck_assert_int_eq(control->n_open, 0);
+        ck_assert_int_eq(guarded->n_open, 0);
     }
-    control->fail_open = -1;
-    hymba_context_release(make_context(golden.model, (hymba_context_params){0}, "cuda"));
+    guarded->fail_open = -1;
+    hymba_context_release(guarded_context(golden.model, (hymba_context_params){0}, "cuda"));
     golden_close(&golden);
 }
 END_TEST
@@ -585,31 +545,32 @@ START_TEST(what_cannot_be_opened_is_told_in_one_sentence)
     touch_file("text.so", text, sizeof text);
     snprintf(absent, sizeof absent, "%s/absent.so", test_directory());
     ck_assert_int_ne(dladdr(dlsym(RTLD_DEFAULT, "json_object"), &library), 0);
+    enum { OWN = HY_DEVICE_INTERFACE };
     const struct {
         const char *device, *variable;
         uint32_t interface_version;
         int n_devices;
         const char *sentence;
     } cases[] = {
-        {"tpu", NULL, 1, 2, "\"tpu\""},
-        {"cuda:", NULL, 1, 2, "\"cuda:\""},
-        {"cuda:1x", NULL, 1, 2, "\"cuda:1x\""},
-        {"cuda:99999999999", NULL, 1, 2, "cuda:N"},
-        {"cuda:2", NULL, 1, 2, "there are 2"},
-        {"cuda", NULL, 1, 0, "there are 0"},
+        {"tpu", NULL, OWN, 2, "\"tpu\""},
+        {"cuda:", NULL, OWN, 2, "\"cuda:\""},
+        {"cuda:1x", NULL, OWN, 2, "\"cuda:1x\""},
+        {"cuda:99999999999", NULL, OWN, 2, "cuda:N"},
+        {"cuda:2", NULL, OWN, 2, "there are 2"},
+        {"cuda", NULL, OWN, 0, "there are 0"},
         {"cuda", NULL, 0, 2, "does not have interface version"},
         {"cuda", NULL, 7, 2, "interface version 7"},
-        {"cuda", "libhymba-cuda.so", 1, 2, "absolute path"},
-        {"cuda", "./libhymba-cuda.so", 1, 2, "absolute path"},
-        {"cuda", absent, 1, 2, "absent.so"},
-        {"cuda", text, 1, 2, "cannot be opened"},
-        {"cuda", library.dli_fname, 1, 2, HY_DEVICE_ENTRY},
+        {"cuda", "libhymba-cuda.so", OWN, 2, "absolute path"},
+        {"cuda", "./libhymba-cuda.so", OWN, 2, "absolute path"},
+        {"cuda", absent, OWN, 2, "absent.so"},
+        {"cuda", text, OWN, 2, "cannot be opened"},
+        {"cuda", library.dli_fname, OWN, 2, HY_DEVICE_ENTRY},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         hymba_context_params params = {.struct_size = sizeof params, .device = cases[i].device};
         hymba_context *context;
-        control->interface_version = cases[i].interface_version;
-        control->n_devices = cases[i].n_devices;
+        guarded->interface_version = cases[i].interface_version;
+        guarded->n_devices = cases[i].n_devices;
         if (cases[i].variable)
             setenv("HYMBA_CUDA_PLUGIN", cases[i].variable, 1);
         test_status(hymba_context_create(golden.model, &params, &context, &error),
@@ -620,10 +581,10 @@ START_TEST(what_cannot_be_opened_is_told_in_one_sentence)
         ck_assert_ptr_null(strchr(error.message, '\n'));
         unsetenv("HYMBA_CUDA_PLUGIN");
     }
-    control->interface_version = HY_DEVICE_INTERFACE;
-    control->n_devices = 2;
-    setenv("HYMBA_CUDA_PLUGIN", plugin_path, 1);
-    hymba_context_release(make_context(golden.model, (hymba_context_params){0}, "cuda"));
+    guarded->interface_version = HY_DEVICE_INTERFACE;
+    guarded->n_devices = 2;
+    setenv("HYMBA_CUDA_PLUGIN", guarded_path, 1);
+    hymba_context_release(guarded_context(golden.model, (hymba_context_params){0}, "cuda"));
     unsetenv("HYMBA_CUDA_PLUGIN");
     golden_close(&golden);
 }
@@ -667,9 +628,13 @@ static hymba_status live(hymba_model *model, struct life *life)
     if (status == HYMBA_OK)
         life->stage = 1;
     if (status == HYMBA_OK)
-        status = hymba_session_append(life->session, prompt, N_PROMPT, HYMBA_LOGITS_LAST, &error);
+        status = hymba_session_append(life->session, prompt, 1, HYMBA_LOGITS_LAST, &error);
     if (status == HYMBA_OK)
         life->stage = 2;
+    if (status == HYMBA_OK)
+        status = hymba_session_append(life->session, prompt, N_PROMPT, HYMBA_LOGITS_LAST, &error);
+    if (status == HYMBA_OK)
+        life->stage = 3;
     if (status == HYMBA_OK)
         status = hymba_session_fork(life->session, &life->fork, NULL, &error);
     if (status == HYMBA_OK)
@@ -684,7 +649,7 @@ static hymba_status live(hymba_model *model, struct life *life)
 /* The life went as far as its stage; on a sound device the session can go on, as on the CPU. */
 static void end_life(hymba_model *model, struct life *life, bool sound)
 {
-    static const size_t lengths[] = {0, 5, 5 + N_PROMPT};
+    static const size_t lengths[] = {0, 5, 6, 6 + N_PROMPT};
     hymba_session_release(life->fork);
     if (life->session) {
         ck_assert_uint_eq(hymba_session_length(life->session), lengths[life->stage]);
@@ -693,13 +658,15 @@ static void end_life(hymba_model *model, struct life *life, bool sound)
     }
     if (life->session && sound) {
         hymba_context_params params = {.cache_type = HYMBA_DTYPE_F16};
-        hymba_context *cpu = make_context(model, params, "cpu");
+        hymba_context *cpu = guarded_context(model, params, "cpu");
         hymba_session *session;
         const float *logits[2];
         test_status(hymba_session_create(cpu, NULL, &session, &error), HYMBA_OK, error);
         if (life->stage > 0)
             test_status(hymba_session_append(session, prompt, 5, 0, &error), HYMBA_OK, error);
         if (life->stage > 1)
+            test_status(hymba_session_append(session, prompt, 1, 0, &error), HYMBA_OK, error);
+        if (life->stage > 2)
             test_status(hymba_session_append(session, prompt, N_PROMPT, 0, &error), HYMBA_OK,
                         error);
         test_status(hymba_session_append(session, prompt, 4, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
@@ -721,7 +688,7 @@ static void end_life(hymba_model *model, struct life *life, bool sound)
 static void fail_each(hymba_model *model, long *number, const long *count, hymba_status status,
                       bool sound)
 {
-    hymba_context *bystander = make_context(model, (hymba_context_params){0}, "cuda:1");
+    hymba_context *bystander = guarded_context(model, (hymba_context_params){0}, "cuda:1");
     hymba_session *other;
     test_status(hymba_session_create(bystander, NULL, &other, &error), HYMBA_OK, error);
     long failures = 0;
@@ -748,18 +715,80 @@ START_TEST(a_failure_leaves_sessions_in_their_last_good_state)
     golden_open(&golden, "goldens/a_all_features");
     switch (_i) {
     case 0:
-        fail_each(golden.model, &control->fail_allocation, &control->n_allocations,
+        fail_each(golden.model, &guarded->fail_allocation, &guarded->n_allocations,
                   HYMBA_ERROR_MEMORY, true);
         break;
     case 1: /* a workspace that could not grow */
-        control->finish_status = HYMBA_ERROR_MEMORY;
-        fail_each(golden.model, &control->fail_finish, &control->n_finishes, HYMBA_ERROR_MEMORY,
+        guarded->finish_status = HYMBA_ERROR_MEMORY;
+        fail_each(golden.model, &guarded->fail_finish, &guarded->n_finishes, HYMBA_ERROR_MEMORY,
                   true);
         break;
     default: /* a lost device */
-        fail_each(golden.model, &control->fail_finish, &control->n_finishes, HYMBA_ERROR_DEVICE,
+        fail_each(golden.model, &guarded->fail_finish, &guarded->n_finishes, HYMBA_ERROR_DEVICE,
                   false);
         break;
+    }
+    golden_close(&golden);
+}
+END_TEST
+
+/* Kernels of a prompt in several steps, each waited for. */
+static hymba_status measure_kernels(hymba_context *context, hymba_session *session, double *seconds)
+{
+    hymba_kernel_time times[64];
+    size_t n;
+    test_status(hymba_context_measure_kernels(context, 1, &error), HYMBA_OK, error);
+    hymba_status status =
+        hymba_session_append(session, prompt, N_PROMPT, HYMBA_LOGITS_LAST, &error);
+    if (status != HYMBA_OK)
+        return status;
+    test_status(hymba_context_kernel_times(context, times, sizeof times[0], 64, &n, &error),
+                HYMBA_OK, error);
+    *seconds = times[0].seconds;
+    for (size_t i = 1; i < n; i++)
+        *seconds -= times[i].seconds;
+    return status;
+}
+
+/* Wherever the device fails while kernels are measured, the call fails as it would without; where
+ * it goes on, so do sessions, as if nothing had been. */
+START_TEST(kernels_are_measured_on_the_device)
+{
+    struct golden golden;
+    hymba_session *sessions[2];
+    hymba_context *contexts[2];
+    const float *logits[2];
+    double rest;
+    long n_failures = 0;
+    hymba_context_params params = {.max_step_tokens = 6};
+    golden_open(&golden, "goldens/a_all_features");
+    for (int i = 0; i < 2; i++) {
+        contexts[i] = guarded_context(golden.model, params, i ? "cuda" : "cpu");
+        test_status(hymba_session_create(contexts[i], NULL, &sessions[i], &error), HYMBA_OK, error);
+    }
+    test_status(measure_kernels(contexts[0], sessions[0], &rest), HYMBA_OK, error);
+    guarded->finish_status = HYMBA_ERROR_MEMORY;
+    for (bool failed = true; failed; n_failures += failed) {
+        guarded->fail_finish = guarded->n_finishes + n_failures * 3;
+        hymba_status status = measure_kernels(contexts[1], sessions[1], &rest);
+        failed = guarded->n_finishes > guarded->fail_finish;
+        test_status(status, failed ? HYMBA_ERROR_MEMORY : HYMBA_OK, error);
+        ck_assert_uint_eq(hymba_session_length(sessions[1]), failed ? 0 : N_PROMPT);
+    }
+    ck_assert_int_gt(n_failures, 10);
+    ck_assert_double_gt(rest, 0.0);
+    for (int i = 0; i < 2; i++)
+        test_status(hymba_session_logits(sessions[i], &logits[i], NULL, &error), HYMBA_OK, error);
+    ck_assert_mem_eq(logits[0], logits[1],
+                     golden.model->plan.config.vocabulary_size * sizeof(float));
+    guarded->finish_status = HYMBA_ERROR_DEVICE;
+    guarded->fail_finish = guarded->n_finishes + 20;
+    test_status(measure_kernels(contexts[1], sessions[1], &rest), HYMBA_ERROR_DEVICE, error);
+    ck_assert_uint_eq(hymba_session_length(sessions[1]), N_PROMPT);
+    test_status(hymba_context_measure_kernels(contexts[1], 1, &error), HYMBA_ERROR_DEVICE, error);
+    for (int i = 0; i < 2; i++) {
+        hymba_session_release(sessions[i]);
+        hymba_context_release(contexts[i]);
     }
     golden_close(&golden);
 }
@@ -789,16 +818,16 @@ START_TEST(a_call_is_undone_behind_an_untold_failure)
     hymba_context_params params = {.max_step_tokens = 6, .host = &host};
     golden_open(&golden, "goldens/a_all_features");
     for (int i = 0; i < 2; i++) {
-        contexts[i] = make_context(golden.model, params, i ? "cuda" : "cpu");
+        contexts[i] = guarded_context(golden.model, params, i ? "cuda" : "cpu");
         test_status(hymba_session_create(contexts[i], NULL, &sessions[i], &error), HYMBA_OK, error);
         test_status(hymba_session_append(sessions[i], prompt, N_PROMPT, 0, &error), HYMBA_OK,
                     error);
     }
     cancelled = contexts[1];
-    control->fail_embedding = control->n_embeddings + 1;
+    guarded->fail_embedding = guarded->n_embeddings + 1;
     test_status(hymba_session_append(sessions[1], prompt, N_PROMPT, 0, &error),
                 HYMBA_ERROR_CANCELLED, error);
-    ck_assert_int_gt(control->n_embeddings, control->fail_embedding);
+    ck_assert_int_gt(guarded->n_embeddings, guarded->fail_embedding);
     for (int i = 0; i < 2; i++) {
         test_status(hymba_session_append(sessions[i], prompt, 4, HYMBA_LOGITS_LAST, &error),
                     HYMBA_OK, error);
@@ -822,11 +851,11 @@ int main(void)
     TCase *cases[] = {sessions, goldens, failures};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tcase_set_timeout(cases[i], 600);
-        tcase_add_checked_fixture(cases[i], setup, teardown);
+        tcase_add_checked_fixture(cases[i], guarded_begin, guarded_end);
         suite_add_tcase(suite, cases[i]);
     }
     tcase_add_loop_test(sessions, sessions_are_the_same_to_the_bit, 0, N_VARIANTS);
-    tcase_add_test(sessions, a_step_copies_in_lists);
+    tcase_add_loop_test(sessions, a_step_copies_in_lists, 0, 6);
     tcase_add_loop_test(goldens, logits_are_the_reference_s, 0, golden_count());
     tcase_add_test(failures, a_device_is_described_and_its_weights_are_shared);
     tcase_add_test(failures, speed_is_measured_on_the_device);
@@ -836,6 +865,7 @@ int main(void)
     tcase_add_test(failures, what_cannot_be_opened_is_told_in_one_sentence);
     tcase_add_test(failures, what_a_device_cannot_do_is_refused);
     tcase_add_test(failures, a_call_is_undone_behind_an_untold_failure);
+    tcase_add_test(failures, kernels_are_measured_on_the_device);
     tcase_add_loop_test(failures, a_failure_leaves_sessions_in_their_last_good_state, 0, 3);
     return test_main(suite);
 }

@@ -48,6 +48,7 @@ enum {
     QK = 64,
     V = 128,
     STATE = 16,
+    RANK = 100,
     CONV = 4
 };
 
@@ -143,11 +144,13 @@ static void fill_product(timer &t, struct product *p, hymba_dtype dtype, size_t 
         p->args.group = 32;
         p->args.w_scales = t.take<uint16_t>(n * k / 32);
     }
-    p->args.y = t.take<float>(m * n);
+    size_t panels = (m + HY_PANEL_ROWS - 1) / HY_PANEL_ROWS * HY_PANEL_ROWS; /* as a context has */
+    p->args.room = panels - m;
+    p->args.y = t.take<float>(panels * n);
     if (dtype == HYMBA_DTYPE_F32) {
-        p->args.x = t.take<float>(m * k);
+        p->args.x = t.take<float>(panels * k);
     } else {
-        p->rounded.data = t.take<uint16_t>(m * k);
+        p->rounded.data = t.take<uint16_t>(panels * k);
         p->args.rounded = &p->rounded;
     }
 }
@@ -180,35 +183,53 @@ static void time_products(timer &t, size_t m)
     time_product(t, "matmul bf16 logits", HYMBA_DTYPE_BF16, m, 32001, HIDDEN);
     time_product(t, "matmul f32 1600 -> 6400", HYMBA_DTYPE_F32, m, 6400, HIDDEN);
     time_product(t, "matmul int8 1600 -> 6400", HYMBA_DTYPE_INT8, m, 6400, HIDDEN);
+    time_product(t, "matmul int8 5504 -> 1600", HYMBA_DTYPE_INT8, m, HIDDEN, FEED_FORWARD);
+    time_product(t, "matmul int8 logits", HYMBA_DTYPE_INT8, m, 32001, HIDDEN);
     time_product(t, "matmul int4 1600 -> 6400", HYMBA_DTYPE_INT4, m, 6400, HIDDEN);
+    time_product(t, "matmul int4 1600 -> 11008", HYMBA_DTYPE_INT4, m, 2 * FEED_FORWARD, HIDDEN);
+    time_product(t, "matmul int4 5504 -> 1600", HYMBA_DTYPE_INT4, m, HIDDEN, FEED_FORWARD);
 }
 
 static void time_rows(timer &t, size_t rows)
 {
     float *x = t.take<float>(rows * INNER), *y = t.take<float>(rows * 2 * INNER);
     float *weight = t.take<float>(INNER), *wide = t.take<float>(rows * 2 * FEED_FORWARD);
-    void *cache = t.take<uint16_t>(rows * KV_HEADS * V);
+    uint16_t *k_rows = t.take<uint16_t>(rows * KV_HEADS * QK);
+    uint16_t *v_rows = t.take<uint16_t>(rows * KV_HEADS * V);
     double n = (double)rows;
-    struct hy_rms_norm_args norm = {x, HIDDEN, weight, HIDDEN, 1e-6f, y, HIDDEN};
-    t.row("rms_norm", rows, 8.0 * n * HIDDEN, 0, [&] { t.ops->rms_norm(t.device, &norm, rows); });
+    struct hy_rounded rounded = {};
+    rounded.dtype = HYMBA_DTYPE_BF16;
+    rounded.data = t.take<uint16_t>(rows * FEED_FORWARD);
+    rounded.stride = HIDDEN;
+    struct hy_rms_norm_args norm = {x, HIDDEN, weight, HIDDEN, 1e-6f, NULL, HIDDEN, rounded};
+    t.row("rms_norm, rounded", rows, 6.0 * n * HIDDEN, 0,
+          [&] { t.ops->rms_norm(t.device, &norm, rows); });
+    struct hy_norm_parts_args parts = {x, RANK + 2 * STATE,
+                                       {{weight, RANK}, {weight, STATE}, {weight, STATE}}, 1e-6f,
+                                       rounded};
+    t.row("norms of dt, B and C", rows, n * (6.0 * RANK + 16.0 * STATE), 0,
+          [&] { t.ops->norm_parts(t.device, &parts, rows); });
     struct hy_round_args round = {};
     round.x = x;
     round.x_stride = round.n = round.y.stride = HIDDEN;
     round.y.dtype = HYMBA_DTYPE_BF16;
     round.y.data = y;
     t.row("round", rows, 6.0 * n * HIDDEN, 0, [&] { t.ops->round(t.device, &round, rows); });
-    struct hy_rope_args rope = {x, HEADS * QK, HEADS, QK, y, y};
-    t.row("rope", rows, n * (8.0 * HEADS * QK + 4.0 * QK), 0,
-          [&] { t.ops->rope(t.device, &rope, rows); });
-    struct hy_cache_rows_args store = {x, KV_HEADS * V, KV_HEADS, V, HYMBA_DTYPE_BF16, cache,
-                                       rows * V * 2};
-    t.row("cache_rows", rows, 6.0 * n * KV_HEADS * V, 0,
-          [&] { t.ops->cache_rows(t.device, &store, rows); });
-    struct hy_fuse_args fuse = {x, INNER, y, INNER, weight, weight, INNER, 1e-6f, false, y, INNER};
-    t.row("fuse", rows, 12.0 * n * INNER, 0, [&] { t.ops->fuse(t.device, &fuse, rows); });
+    struct hy_rope_store_args heads = {
+        x, x + HEADS * QK, y, INNER, HEADS, KV_HEADS, QK, V, y, y, HYMBA_DTYPE_BF16, k_rows,
+        v_rows, rows * QK * 2, rows * V * 2};
+    t.row("rope, keys and values", rows,
+          n * (8.0 * HEADS * QK + 4.0 * QK + 6.0 * KV_HEADS * (QK + V)), 0,
+          [&] { t.ops->rope_store(t.device, &heads, rows); });
+    rounded.stride = INNER;
+    struct hy_fuse_args fuse = {x, INNER, y, INNER, weight, weight, INNER, 1e-6f, false, NULL,
+                                INNER, rounded};
+    t.row("fuse, rounded", rows, 10.0 * n * INNER, 0,
+          [&] { t.ops->fuse(t.device, &fuse, rows); });
+    rounded.stride = FEED_FORWARD;
     struct hy_swiglu_args swiglu = {wide, 2 * FEED_FORWARD, wide + FEED_FORWARD, 2 * FEED_FORWARD,
-                                    FEED_FORWARD, wide, 2 * FEED_FORWARD};
-    t.row("swiglu", rows, 12.0 * n * FEED_FORWARD, 0,
+                                    FEED_FORWARD, NULL, 2 * FEED_FORWARD, rounded};
+    t.row("swiglu, rounded", rows, 10.0 * n * FEED_FORWARD, 0,
           [&] { t.ops->swiglu(t.device, &swiglu, rows); });
 }
 
@@ -222,14 +243,21 @@ static void time_states(timer &t, size_t n_sequences, size_t length)
     std::vector<struct hy_state_sequence> sequences(n_sequences);
     for (size_t i = 0; i < n_sequences; i++) {
         sequences[i].segment = {i * length, length};
-        sequences[i].conv_state = states + i * (CONV - 1 + STATE) * INNER;
-        sequences[i].ssm_state = sequences[i].conv_state + (CONV - 1) * INNER;
+        float *conv_state = states + i * (CONV - 1 + STATE) * INNER;
+        float *ssm_state = conv_state + (CONV - 1) * INNER;
+        sequences[i].conv_before = sequences[i].conv_after = conv_state;
+        sequences[i].ssm_before = sequences[i].ssm_after = ssm_state;
+        sequences[i].state_type = HYMBA_DTYPE_F32;
     }
     double width = 4.0 * INNER, n = (double)rows, s = (double)n_sequences;
+    struct hy_rounded rounded = {};
+    rounded.dtype = HYMBA_DTYPE_BF16;
+    rounded.data = t.take<uint16_t>(rows * INNER);
+    rounded.stride = INNER;
     struct hy_conv_args conv = {x, INNER, weight, weight, INNER, CONV, y, INNER,
-                                sequences.data(), n_sequences};
+                                sequences.data(), n_sequences, rounded};
     t.row(n_sequences > 1 ? "conv, many sessions" : "conv", rows,
-          width * (2 * n + s * 2 * (CONV - 1)), 0, [&] { t.ops->conv(t.device, &conv); });
+          width * (2.5 * n + s * 2 * (CONV - 1)), 0, [&] { t.ops->conv(t.device, &conv); });
     struct hy_scan_args scan = {x, INNER, y, INNER, z, INNER, bc, bc + STATE, 2 * STATE, weight,
                                 weight, INNER, STATE, x, INNER, sequences.data(), n_sequences};
     t.row(n_sequences > 1 ? "scan, many sessions" : "scan", rows,
@@ -292,6 +320,12 @@ static void print_times(const struct hy_device_ops *ops, struct hy_device *devic
         time_products(t, rows);
         time_states(t, rows == 64 ? 64 : 1, rows == 64 ? 1 : rows);
         time_attention(t, rows == 64 ? 64 : 1, rows == 64 ? 1 : rows, 4096);
+    }
+    for (size_t rows : {(size_t)8, (size_t)16, (size_t)128}) {
+        timer t(ops, device);
+        t.copy_rate = copy_rate;
+        t.matrix_rate = matrix_rate;
+        time_products(t, rows);
     }
 }
 

@@ -77,6 +77,19 @@ expect "the device is measured" measures
 wanted=9
 expect "the device is measured, as JSON" measures --json
 
+# Each of its kernels, with the time of a launch in it.
+measures_kernels() {
+    "$command" bench -m tests/data/goldens/a_all_features --device cuda -p 9 -n 1 -d 5 -b 2 \
+        --read-buffer 64 --kernels > "$lines" || return 1
+    awk '/^  [a-z_]+ +[0-9]+ +[0-9.]+ +[0-9.]+% +[0-9.]+ +[0-9.]+% +[0-9.]+%$/ { found[$1]++ }
+        END { exit found["in_proj"] != 2 || found["scan"] != 2 || found["attention_window"] != 2 ||
+                  found["step"] != 2 }' "$lines" || {
+        cat "$lines"
+        return 1
+    }
+}
+expect "kernels are measured" measures_kernels
+
 # One line on stderr, status not 0.
 says_one_line() {
     "$@" > /dev/null 2> "$lines" && return 1

@@ -3,6 +3,7 @@
 extern "C" {
 #include "base/checked.h"
 #include "kernel/ref.h"
+#include "text/candidates.h"
 }
 
 #include <math.h>
@@ -285,20 +286,108 @@ static void compare_embed(bench &b)
     }
 }
 
-static void compare_rms_norm(bench &b)
+/* Rows that an op rounds: generic C's, and where the device is to put them. */
+struct rounded_rows {
+    size_t n, stride;
+    std::vector<uint16_t> expected;
+    struct hy_rounded on_device;
+};
+
+static struct rounded_rows some_rounded(bench &b, size_t rows, size_t n)
+{
+    struct rounded_rows rounded = {n, hy_padded_row(n) + 32 * b.below(2), {}, {}};
+    rounded.expected.assign(rows * rounded.stride, 0x5555);
+    rounded.on_device.dtype = HYMBA_DTYPE_BF16;
+    rounded.on_device.data = b.put(rounded.expected);
+    rounded.on_device.stride = rounded.stride;
+    return rounded;
+}
+
+/* What generic C has of the op is x as f32; nothing else may differ than what rounding makes of a
+ * last bit. */
+static void agree_rounded(bench &b, const char *what, struct rounded_rows &rounded, const floats &x,
+                          size_t x_stride, size_t rows)
+{
+    struct hy_rounded y = rounded.on_device;
+    y.data = rounded.expected.data();
+    struct hy_round_args args = {x.data(), x_stride, rounded.n, y};
+    hy_ref_round(&args, 0, rows);
+    const uint16_t *data = (const uint16_t *)rounded.on_device.data;
+    floats actual(rounded.expected.size()), expected(rounded.expected.size());
+    hy_row_to_f32(b.get(data, actual.size()).data(), HYMBA_DTYPE_BF16, actual.data(),
+                  actual.size());
+    hy_row_to_f32(rounded.expected.data(), HYMBA_DTYPE_BF16, expected.data(), expected.size());
+    for (size_t i = 0; i < expected.size(); i++)
+        if (!(fabsf(actual[i] - expected[i]) <= 0x1p-7f * fabsf(expected[i]) + 1e-5f))
+            b.fail("%s, rounded: number %zu is %g, generic C has %g", what, i, (double)actual[i],
+                   (double)expected[i]);
+}
+
+static void compare_rms_norm_of(bench &b, bool rounds, bool wants_floats)
 {
     size_t rows = 1 + b.below(9), n = 1 + b.below(400), x_stride = n + b.below(9);
     size_t y_stride = n + b.below(9);
     floats x = b.some(rows * x_stride), weight = b.some(n), y = b.some(rows * y_stride);
     float *on_device = b.put(y);
+    struct rounded_rows rounded = some_rounded(b, rows, n);
     struct hy_rms_norm_args args = {x.data(), x_stride, weight.data(), n, 1e-6f,
-                                    y.data(), y_stride};
+                                    y.data(), y_stride, {}};
     hy_ref_rms_norm(&args, 0, rows);
     args.x = b.put(x);
     args.weight = b.put(weight);
-    args.y = on_device;
+    args.y = wants_floats ? on_device : NULL;
+    if (rounds)
+        args.rounded = rounded.on_device;
     b.ops->rms_norm(b.device, &args, rows);
-    b.agree("a norm", b.get(args.y, y.size()), y, 1e-5f);
+    if (wants_floats)
+        b.agree("a norm", b.get((const float *)on_device, y.size()), y, 1e-5f);
+    if (rounds)
+        agree_rounded(b, "a norm", rounded, y, y_stride, rows);
+}
+
+static void compare_rms_norm(bench &b)
+{
+    compare_rms_norm_of(b, false, true);
+    compare_rms_norm_of(b, true, true);
+    compare_rms_norm_of(b, true, false);
+}
+
+static void compare_norm_parts_of(bench &b, bool rounds)
+{
+    size_t rows = 1 + b.below(9), sizes[] = {1 + b.below(150), b.below(20), 1 + b.below(300)};
+    size_t n = sizes[0] + sizes[1] + sizes[2], stride = n + b.below(9);
+    floats x = b.some(rows * stride), weights[] = {b.some(sizes[0]), b.some(sizes[1] + 1),
+                                                  b.some(sizes[2])};
+    struct hy_norm_parts_args args = {};
+    float *on_device = b.put(x);
+    struct rounded_rows rounded = some_rounded(b, rows, sizes[0]);
+    args.x_stride = stride;
+    args.epsilon = 1e-6f;
+    for (size_t i = 0, first = 0; i < HY_NORM_PARTS; first += sizes[i++]) {
+        struct hy_rms_norm_args norm = {&x[first], stride, weights[i].data(), sizes[i], 1e-6f,
+                                        &x[first], stride, {}};
+        if (sizes[i] > 0)
+            hy_ref_rms_norm(&norm, 0, rows);
+        args.parts[i].weight = b.put(weights[i]);
+        args.parts[i].n = sizes[i];
+    }
+    args.x = on_device;
+    if (rounds)
+        args.rounded = rounded.on_device;
+    b.ops->norm_parts(b.device, &args, rows);
+    floats actual = b.get((const float *)on_device, x.size());
+    for (size_t i = 0; i < x.size() && rounds; i++) /* which need not have been written */
+        if (i % stride < sizes[0])
+            actual[i] = x[i];
+    b.agree("norms of parts", actual, x, 1e-5f);
+    if (rounds)
+        agree_rounded(b, "norms of parts", rounded, x, stride, rows);
+}
+
+static void compare_norm_parts(bench &b)
+{
+    compare_norm_parts_of(b, false);
+    compare_norm_parts_of(b, true);
 }
 
 static void compare_round(bench &b)
@@ -322,74 +411,110 @@ static void compare_round(bench &b)
         b.fail("rounded activations differ from those of generic C");
 }
 
-static void compare_rope(bench &b)
+/* Keys and values of generic C: from the device's rotated queries, which are the same numbers, so
+ * that what is stored is the same to the last bit. */
+static void compare_rope_store_of(bench &b, hymba_dtype dtype, bool rotates, bool stores)
 {
-    size_t rows = 1 + b.below(9), heads = 1 + b.below(6), half = 1 + b.below(40);
-    size_t stride = heads * 2 * half + b.below(9);
+    size_t rows = 1 + b.below(9), heads = 1 + b.below(4), half = 1 + b.below(40), size = 2 * half;
+    size_t v_size = 4 * (1 + b.below(20)), of_k = heads * size, of_v = heads * v_size;
+    size_t stride = 2 * of_k + of_v + b.below(9);
+    size_t k_row = hy_cache_row_bytes(dtype, size), v_row = hy_cache_row_bytes(dtype, v_size);
     floats x = b.some(rows * stride), cosine = b.some(rows * half), sine = b.some(rows * half);
+    for (size_t i = 0; i < x.size(); i++) /* keys are the queries */
+        if (i % stride >= of_k && i % stride < 2 * of_k)
+            x[i] = x[i - of_k];
+    bytes k_rows(heads * (rows + 1) * k_row), v_rows(heads * (rows + 2) * v_row);
+    unsigned char *k_on_device = b.put(k_rows), *v_on_device = b.put(v_rows);
     float *on_device = b.put(x);
-    struct hy_rope_args args = {x.data(), stride, heads, 2 * half, cosine.data(), sine.data()};
-    hy_ref_rope(&args, 0, rows);
-    args.x = on_device;
-    args.cosine = b.put(cosine);
-    args.sine = b.put(sine);
-    b.ops->rope(b.device, &args, rows);
-    b.agree("a rotation", b.get(args.x, x.size()), x, 1e-6f);
+    struct hy_rope_args rope = {x.data(), stride, heads, size, cosine.data(), sine.data()};
+    struct hy_rope_store_args args = {
+        on_device, on_device + of_k, on_device + 2 * of_k, stride, heads, stores ? heads : 0, size,
+        v_size, rotates ? b.put(cosine) : NULL, rotates ? b.put(sine) : NULL, dtype,
+        k_on_device, v_on_device, (rows + 1) * k_row, (rows + 2) * v_row};
+    b.ops->rope_store(b.device, &args, rows);
+    if (rotates)
+        hy_ref_rope(&rope, 0, rows);
+    floats actual = b.get((const float *)on_device, x.size());
+    for (size_t i = 0; i < x.size(); i++) /* keys need not have been written */
+        if (i % stride >= of_k && i % stride < 2 * of_k)
+            actual[i] = x[i];
+    b.agree("a rotation", actual, x, 1e-6f);
+    struct hy_cache_rows_args k = {actual.data(), stride, heads, size, dtype, k_rows.data(),
+                                   args.k_head_stride};
+    struct hy_cache_rows_args v = {actual.data() + 2 * of_k, stride, heads, v_size, dtype,
+                                   v_rows.data(), args.v_head_stride};
+    if (stores) {
+        hy_ref_cache_rows(&k, 0, rows);
+        hy_ref_cache_rows(&v, 0, rows);
+    }
+    b.same("a stored key", b.get((const unsigned char *)k_on_device, k_rows.size()), k_rows);
+    b.same("a stored value", b.get((const unsigned char *)v_on_device, v_rows.size()), v_rows);
 }
 
-static void compare_cache_rows(bench &b)
+static void compare_rope_store(bench &b)
 {
-    const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                 HYMBA_DTYPE_INT8};
-    for (hymba_dtype dtype : types) {
-        size_t rows = 1 + b.below(9), heads = 1 + b.below(4), n = 4 * (1 + b.below(20));
-        size_t stride = heads * n + b.below(9), row_bytes = hy_cache_row_bytes(dtype, n);
-        size_t head_stride = (rows + b.below(4)) * row_bytes;
-        floats x = b.some(rows * stride);
-        bytes y(heads * head_stride, 0);
-        unsigned char *on_device = b.put(y);
-        struct hy_cache_rows_args args = {x.data(), stride, heads, n, dtype, y.data(),
-                                          head_stride};
-        hy_ref_cache_rows(&args, 0, rows);
-        args.x = b.put(x);
-        args.y = on_device;
-        b.ops->cache_rows(b.device, &args, rows);
-        b.same("a cached row", b.get(on_device, y.size()), y);
+    for (hymba_dtype dtype :
+         {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8}) {
+        compare_rope_store_of(b, dtype, true, true);
+        compare_rope_store_of(b, dtype, false, true);
     }
+    compare_rope_store_of(b, HYMBA_DTYPE_BF16, true, false);
 }
 
 static void compare_fuse(bench &b)
 {
-    for (bool concat : {false, true}) {
+    for (int i = 0; i < 6; i++) {
+        const bool concat = i % 2 == 1, rounds = i >= 2, wants_floats = i < 4;
         size_t rows = 1 + b.below(9), n = 1 + b.below(300), columns = concat ? 2 * n : n;
         size_t stride = n + b.below(9), y_stride = columns + b.below(9);
         floats attention = b.some(rows * stride), ssm = b.some(rows * stride);
         floats first = b.some(n), second = b.some(n), y = b.some(rows * y_stride);
         float *on_device = b.put(y);
         struct hy_fuse_args args = {attention.data(), stride, ssm.data(), stride, first.data(),
-                                    second.data(), n, 1e-6f, concat, y.data(), y_stride};
+                                    second.data(), n, 1e-6f, concat, y.data(), y_stride, {}};
+        struct rounded_rows rounded = some_rounded(b, rows, columns);
         hy_ref_fuse(&args, 0, rows);
         args.attention = b.put(attention);
         args.ssm = b.put(ssm);
         args.weight_attention = b.put(first);
         args.weight_ssm = b.put(second);
-        args.y = on_device;
+        args.y = wants_floats ? on_device : NULL;
+        if (rounds)
+            args.rounded = rounded.on_device;
         b.ops->fuse(b.device, &args, rows);
-        b.agree("a fusion", b.get(args.y, y.size()), y, 1e-5f);
+        if (wants_floats)
+            b.agree("a fusion", b.get((const float *)on_device, y.size()), y, 1e-5f);
+        if (rounds)
+            agree_rounded(b, "a fusion", rounded, y, y_stride, rows);
     }
 }
 
-static void compare_swiglu(bench &b)
+static void compare_swiglu_of(bench &b, bool rounds, bool wants_floats)
 {
     size_t rows = 1 + b.below(9), n = 1 + b.below(300), stride = n + b.below(9);
     floats gate = b.some(rows * stride, 4.0f), up = b.some(rows * stride);
     float *on_device = b.put(gate);
-    struct hy_swiglu_args args = {gate.data(), stride, up.data(), stride, n, gate.data(), stride};
+    struct hy_swiglu_args args = {gate.data(), stride, up.data(), stride, n, gate.data(), stride,
+                                  {}};
+    struct rounded_rows rounded = some_rounded(b, rows, n);
     hy_ref_swiglu(&args, 0, rows);
-    args.gate = args.y = on_device;
+    args.gate = on_device;
+    args.y = wants_floats ? on_device : NULL;
     args.up = b.put(up);
+    if (rounds)
+        args.rounded = rounded.on_device;
     b.ops->swiglu(b.device, &args, rows);
-    b.agree("a gate", b.get(args.y, gate.size()), gate, 1e-5f);
+    if (wants_floats)
+        b.agree("a gate", b.get((const float *)on_device, gate.size()), gate, 1e-5f);
+    if (rounds)
+        agree_rounded(b, "a gate", rounded, gate, stride, rows);
+}
+
+static void compare_swiglu(bench &b)
+{
+    compare_swiglu_of(b, false, true);
+    compare_swiglu_of(b, true, true);
+    compare_swiglu_of(b, true, false);
 }
 
 /* ---------------------------------------------------------------- products */
@@ -397,17 +522,22 @@ static void compare_swiglu(bench &b)
 static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
 {
     size_t n = 1 + b.below(40);
-    size_t k = 32 * (1 + b.below(4)) - (hy_is_quantised(dtype) ? 0 : 8 * b.below(4));
+    size_t k = hy_is_quantised(dtype) ? 32 * (1 + b.below(20))
+                                      : 32 * (1 + b.below(4)) - 8 * b.below(4);
     size_t stride = rounded ? hy_padded_row(k) : k + 4 * b.below(2), y_stride = n + b.below(5);
     struct weights w = some_weights(b, dtype, n, k);
+    size_t room = b.coin() ? 0 : 1 + b.below(200);
     floats x = b.some(m * stride), bias = b.some(n), y = b.some(m * y_stride);
-    std::vector<uint16_t> rows(m * stride);
+    x.resize((m + room) * stride, NAN);
+    y.resize((m + room) * y_stride, NAN);
+    std::vector<uint16_t> rows(x.size());
     hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
     struct hy_rounded rounded_x = {};
     rounded_x.dtype = HYMBA_DTYPE_BF16;
     rounded_x.data = rows.data();
     rounded_x.stride = stride;
     float *on_device = b.put(y);
+    y.resize(m * y_stride);
     struct hy_matmul_args args = {};
     args.x = x.data();
     args.x_stride = stride;
@@ -432,6 +562,7 @@ static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
     }
     hy_ref_matmul(&args, 0, n, NULL);
     args.dtype = dtype;
+    args.room = room;
     args.x = b.put(x);
     rounded_x.data = b.put(rows);
     args.w = b.put(w.data);
@@ -439,7 +570,7 @@ static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
     args.bias = args.bias ? b.put(bias) : NULL;
     args.y = on_device;
     b.ops->matmul(b.device, &args);
-    b.agree("a product", b.get(args.y, y.size()), y, 1e-5f);
+    b.agree("a product", b.get(args.y, m * y_stride), y, 1e-5f);
 }
 
 static void compare_products(bench &b)
@@ -454,45 +585,59 @@ static void compare_products(bench &b)
     }
 }
 
-/* A row alone, and the same row among others in any place: bit by bit. */
+/* Rows alone or few, and the same rows among others in any place: bit by bit. */
+static void compare_neighbours_of(bench &b, hymba_dtype dtype, size_t m, size_t n, size_t k)
+{
+    floats x = b.some(m * k);
+    std::vector<uint16_t> rows(m * k);
+    hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
+    struct weights w = some_weights(b, dtype, n, k);
+    struct hy_rounded rounded = {};
+    rounded.dtype = HYMBA_DTYPE_BF16;
+    uint16_t *rows_on_device = b.put(rows);
+    float *x_on_device = b.put(x), *y = (float *)b.take(m * n * sizeof(float));
+    rounded.data = rows_on_device;
+    rounded.stride = k;
+    struct hy_matmul_args args = {};
+    args.x = x_on_device;
+    args.x_stride = k;
+    args.rounded = dtype == HYMBA_DTYPE_F32 ? NULL : &rounded;
+    args.m = m;
+    args.n = args.y_stride = n;
+    args.k = args.w_stride = k;
+    args.w = b.put(w.data);
+    args.dtype = dtype;
+    args.w_scales = b.put(w.scales);
+    args.group = w.group;
+    args.y = y;
+    b.ops->matmul(b.device, &args);
+    floats together = b.get((const float *)y, m * n);
+    const struct {
+        size_t row, count;
+    } parts[] = {
+        {0, 1},            {m - 1, 1},   {b.below(m), 1},         {m / 2 - 1, 2},
+        {b.below(20), 12}, {m - 20, 20}, {b.below(m / 2), m / 5}, {m - m / 3, m / 3},
+    };
+    for (const auto &part : parts) {
+        args.m = part.count;
+        args.x = x_on_device + part.row * k;
+        args.room = b.coin() ? m - part.row - part.count : 0; /* which changes nothing */
+        rounded.data = rows_on_device + part.row * k;
+        b.ops->matmul(b.device, &args);
+        floats apart = b.get((const float *)y, part.count * n);
+        if (memcmp(apart.data(), &together[part.row * n], apart.size() * sizeof(float)) != 0)
+            b.fail("rows %zu to %zu have other bits apart than among %zu rows", part.row,
+                   part.row + part.count - 1, m);
+    }
+}
+
 static void compare_neighbours(bench &b)
 {
-    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT4}) {
-        size_t n = 24 + 8 * b.below(4), k = 256, m = 300;
-        floats x = b.some(m * k);
-        std::vector<uint16_t> rows(m * k);
-        hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
-        struct weights w = some_weights(b, dtype, n, k);
-        struct hy_rounded rounded = {};
-        rounded.dtype = HYMBA_DTYPE_BF16;
-        uint16_t *rows_on_device = b.put(rows);
-        float *x_on_device = b.put(x), *y = (float *)b.take(m * n * sizeof(float));
-        rounded.data = rows_on_device;
-        rounded.stride = k;
-        struct hy_matmul_args args = {};
-        args.x = x_on_device;
-        args.x_stride = k;
-        args.rounded = dtype == HYMBA_DTYPE_F32 ? NULL : &rounded;
-        args.m = m;
-        args.n = args.y_stride = n;
-        args.k = args.w_stride = k;
-        args.w = b.put(w.data);
-        args.dtype = dtype;
-        args.w_scales = b.put(w.scales);
-        args.group = w.group;
-        args.y = y;
-        b.ops->matmul(b.device, &args);
-        floats together = b.get((const float *)y, m * n);
-        for (size_t row : {(size_t)0, 1 + b.below(126), (size_t)127, (size_t)128, m - 1}) {
-            args.m = 1;
-            args.x = x_on_device + row * k;
-            rounded.data = rows_on_device + row * k;
-            b.ops->matmul(b.device, &args);
-            floats alone = b.get((const float *)y, n);
-            if (memcmp(alone.data(), &together[row * n], n * sizeof(float)) != 0)
-                b.fail("row %zu has other bits alone than among %zu rows", row, m);
-        }
-    }
+    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16})
+        compare_neighbours_of(b, dtype, 300, 24 + 8 * b.below(4), 256);
+    for (hymba_dtype dtype : {HYMBA_DTYPE_INT8, HYMBA_DTYPE_INT4})
+        compare_neighbours_of(b, dtype, 300, 24 + 8 * b.below(4), 1312);
+    compare_neighbours_of(b, HYMBA_DTYPE_INT4, 40, 4100, 96);
 }
 
 /* --------------------------------------------------------------- sequences */
@@ -511,7 +656,16 @@ static std::vector<struct hy_state_sequence> some_sequences(bench &b, size_t n_s
     return sequences;
 }
 
-static void compare_conv_of(bench &b, size_t n_sequences, size_t longest)
+/* In place. */
+static void place_states(struct hy_state_sequence &sequence, void *conv, void *ssm,
+                         hymba_dtype dtype)
+{
+    sequence.conv_before = sequence.conv_after = conv;
+    sequence.ssm_before = sequence.ssm_after = ssm;
+    sequence.state_type = dtype;
+}
+
+static void compare_conv_of(bench &b, size_t n_sequences, size_t longest, bool rounds)
 {
     size_t rows, n = 1 + b.below(40), width = 2 + b.below(4), old = (width - 1) * n;
     std::vector<struct hy_state_sequence> sequences =
@@ -521,26 +675,32 @@ static void compare_conv_of(bench &b, size_t n_sequences, size_t longest)
     floats y(rows * n), states = b.some(n_sequences * old);
     float *states_on_device = b.put(states);
     for (size_t i = 0; i < n_sequences; i++)
-        sequences[i].conv_state = &states[i * old];
+        place_states(sequences[i], &states[i * old], NULL, HYMBA_DTYPE_F32);
     struct hy_conv_args args = {x.data(), stride, weight.data(), bias.data(), n, width,
-                                y.data(), n, sequences.data(), n_sequences};
+                                y.data(), n, sequences.data(), n_sequences, {}};
+    struct rounded_rows rounded = some_rounded(b, rows, n);
     hy_ref_conv(&args, 0, n_sequences * n);
     for (size_t i = 0; i < n_sequences; i++)
-        sequences[i].conv_state = states_on_device + i * old;
+        place_states(sequences[i], states_on_device + i * old, NULL, HYMBA_DTYPE_F32);
     args.x = b.put(x);
     args.weight = b.put(weight);
     args.bias = b.put(bias);
     args.y = (float *)b.take(y.size() * sizeof(float));
+    if (rounds)
+        args.rounded = rounded.on_device;
     b.ops->conv(b.device, &args);
     sequences.assign(n_sequences, {}); /* lists may change at once */
     b.agree("a convolution", b.get(args.y, y.size()), y, 1e-5f);
+    if (rounds)
+        agree_rounded(b, "a convolution", rounded, y, n, rows);
     b.agree("its state", b.get(states_on_device, states.size()), states, 0.0f);
 }
 
 static void compare_conv(bench &b)
 {
-    compare_conv_of(b, 1 + b.below(4), 60);
-    compare_conv_of(b, 300, 2);
+    compare_conv_of(b, 1 + b.below(4), 60, false);
+    compare_conv_of(b, 1 + b.below(4), 60, true);
+    compare_conv_of(b, 300, 2, true);
 }
 
 static void compare_scan_of(bench &b, size_t n_sequences, size_t longest, size_t state_size)
@@ -555,13 +715,13 @@ static void compare_scan_of(bench &b, size_t n_sequences, size_t longest, size_t
         value -= 0.6f;
     float *states_on_device = b.put(states);
     for (size_t i = 0; i < n_sequences; i++)
-        sequences[i].ssm_state = &states[i * size];
+        place_states(sequences[i], NULL, &states[i * size], HYMBA_DTYPE_F32);
     struct hy_scan_args args = {dt.data(), n, x.data(), n, z.data(), n, bc.data(),
                                 bc.data() + state_size, 2 * state_size, a.data(), d.data(), n,
                                 state_size, y.data(), n, sequences.data(), n_sequences};
     hy_ref_scan(&args, 0, n_sequences * n);
     for (size_t i = 0; i < n_sequences; i++)
-        sequences[i].ssm_state = states_on_device + i * size;
+        place_states(sequences[i], NULL, states_on_device + i * size, HYMBA_DTYPE_F32);
     args.dt = b.put(dt);
     args.x = b.put(x);
     args.z = b.put(z);
@@ -682,6 +842,78 @@ static void compare_attention(bench &b)
     compare_attention_of(b, HYMBA_DTYPE_BF16, true, 40, 2);
 }
 
+/* ---------------------------------------------------------------- sampling */
+
+static std::vector<struct hy_sample_change> some_changes(bench &b, size_t n_logits)
+{
+    std::vector<struct hy_sample_change> changes;
+    for (size_t token = b.below(3); token < n_logits; token += 1 + b.below(40))
+        changes.push_back({(int32_t)token, b.coin() ? (float)b.below(5) - 2 : 0,
+                           b.coin() ? (uint32_t)b.below(4) : 0});
+    return changes;
+}
+
+static struct hy_sample_row some_row(bench &b,
+                                     const std::vector<struct hy_sample_change> &changes)
+{
+    static const float shares[] = {0.1f, 0.6f, 0.95f, 0.9999f};
+    struct hy_sample_row row = {};
+    row.changes = changes.data();
+    row.n_changes = changes.size();
+    row.draw = (double)b.below(1 << 20) / (1 << 20);
+    row.greedy = b.below(6) == 0;
+    row.top_k = 1 + (int32_t)b.below(b.coin() ? 60 : 3000);
+    row.top_p = shares[b.below(4)];
+    row.min_p = shares[b.below(4)] * 0.1f;
+    row.temperature = 0.3f + (float)b.below(20) * 0.1f;
+    row.repeat_penalty = b.coin() ? 1.3f : 0;
+    row.presence_penalty = (float)b.below(3) * 0.25f;
+    row.frequency_penalty = (float)b.below(3) * 0.125f;
+    for (int32_t stage = HY_SAMPLE_TOP_K; stage <= HY_SAMPLE_TEMPERATURE; stage++)
+        if (b.coin())
+            row.stages[row.n_stages++] = stage;
+    return row;
+}
+
+/* The very same tokens. */
+static void compare_sample_of(bench &b, size_t n_logits, size_t n_rows, float scale)
+{
+    const size_t stride = n_logits + b.below(3);
+    floats logits = b.some(n_rows * stride, scale);
+    std::vector<std::vector<struct hy_sample_change>> changes;
+    std::vector<struct hy_sample_row> rows;
+    std::vector<struct hy_candidate> items(n_logits);
+    std::vector<int32_t> expected(n_rows);
+    for (float &logit : logits)
+        logit = b.below(50) == 0 ? -INFINITY : b.coin() ? logit : floorf(logit);
+    logits[(n_rows - 1) * stride] = NAN;
+    for (size_t i = 0; i < n_rows; i++) {
+        changes.push_back(some_changes(b, n_logits));
+        rows.push_back(some_row(b, changes.back()));
+        rows.back().row = n_rows - 1 - i;
+        expected[i] = hy_sample_row_plainly(&rows[i], logits.data() + rows[i].row * stride,
+                                            n_logits, items.data());
+    }
+    int32_t *tokens = b.put(std::vector<int32_t>(n_rows, -7));
+    struct hy_sample_args args = {b.put(logits), stride, n_logits, rows.data(), n_rows, tokens};
+    b.ops->sample(b.device, &args);
+    rows.assign(rows.size(), {}); /* lists may be gone when the call has returned */
+    for (auto &list : changes)
+        list.assign(list.size(), {});
+    const std::vector<int32_t> actual = b.get(tokens, n_rows);
+    for (size_t i = 0; i < n_rows; i++)
+        if (actual[i] != expected[i])
+            b.fail("sample: row %zu of %zu logits has token %d, generic C has %d", i, n_logits,
+                   (int)actual[i], (int)expected[i]);
+}
+
+static void compare_sample(bench &b)
+{
+    compare_sample_of(b, 1 + b.below(600), 40, 8);
+    compare_sample_of(b, 5000, 20, 12);
+    compare_sample_of(b, 32001, 4, 4);
+}
+
 /* ------------------------------------------------------------------ choice */
 
 static const struct {
@@ -694,9 +926,9 @@ static const struct {
     {"convert", compare_convert},
     {"embed", compare_embed},
     {"rms_norm", compare_rms_norm},
+    {"norm_parts", compare_norm_parts},
     {"round", compare_round},
-    {"rope", compare_rope},
-    {"cache_rows", compare_cache_rows},
+    {"rope_store", compare_rope_store},
     {"fuse", compare_fuse},
     {"swiglu", compare_swiglu},
     {"matmul", compare_products},
@@ -704,6 +936,7 @@ static const struct {
     {"conv", compare_conv},
     {"scan", compare_scan},
     {"attention", compare_attention},
+    {"sample", compare_sample},
 };
 
 size_t compare_count()

@@ -476,6 +476,9 @@ static bool for_each(const struct matrix &x, uint8_t wanted, const char *name, U
         }
         struct memory_region *region = memory_find(line);
         size_t offset = reinterpret_cast<uintptr_t>(line) - region->begin;
+        if (memory_counts)
+            (wanted & MEMORY_WRITTEN ? memory_count_load : memory_count_store)(region, offset,
+                                                                               length * size);
         for (size_t j = 0; j < length; j++)
             use(by_rows ? i : j, by_rows ? j : i, region->bytes + offset + j * size,
                 region->state + offset + j * size);

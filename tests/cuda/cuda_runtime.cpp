@@ -60,20 +60,17 @@ class call {
 public:
     explicit call(const char *name_) : error(cudaSuccess), name(name_), lock(harness_mutex)
     {
-        if (harness_call_fails(name, &error))
-            return;
-        if (lost)
-            error = lost;
-        else if (config.driver_version < config.runtime_version / 1000 * 1000)
-            error = cudaErrorInsufficientDriver;
-        else if (config.n_devices == 0)
-            error = cudaErrorNoDevice;
+        error = harness_begin_call(name);
+    }
+    /* A call that a thread may not make that captures a stream. */
+    call(const char *name_, cudaStream_t captured) : call(name_)
+    {
+        if (!error && harness_spoil_capture(captured, name))
+            error = cudaErrorStreamCaptureUnsupported;
     }
     cudaError_t end(cudaError_t result) const
     {
-        if (result != cudaSuccess)
-            last_error = result;
-        return result;
+        return harness_end_call(result);
     }
     cudaError_t end() const
     {
@@ -93,6 +90,25 @@ private:
 };
 
 } // namespace
+
+cudaError_t harness_begin_call(const char *name)
+{
+    cudaError_t error = cudaSuccess;
+    if (harness_call_fails(name, &error))
+        return error;
+    if (lost)
+        return lost;
+    if (config.driver_version < config.runtime_version / 1000 * 1000)
+        return cudaErrorInsufficientDriver;
+    return config.n_devices == 0 ? cudaErrorNoDevice : cudaSuccess;
+}
+
+cudaError_t harness_end_call(cudaError_t error)
+{
+    if (error != cudaSuccess)
+        last_error = error;
+    return error;
+}
 
 /* -------------------------------------------------------------- what tests set */
 
@@ -120,6 +136,12 @@ void harness_fail_next(const char *name, unsigned nth, cudaError_t error)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
     injections.push_back({name, nth, error});
+}
+
+void harness_fail_no_more()
+{
+    std::lock_guard<std::recursive_mutex> guard(harness_mutex);
+    injections.clear();
 }
 
 bool harness_call_fails(const char *name, cudaError_t *error)
@@ -158,7 +180,7 @@ size_t harness_live_count()
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
     harness_drain();
     return blocks.size() + pinned.size() + streams.size() + events.size() +
-           harness_live_handles();
+           harness_live_handles() + harness_live_graphs();
 }
 
 void harness_reset()
@@ -180,6 +202,7 @@ void harness_reset()
     kernels_until_lost = 0;
     call_counts.clear();
     harness_forget_handles();
+    harness_forget_graphs();
     lost = last_error = cudaSuccess;
     current_device = 0;
     config = harness_default_device();
@@ -225,6 +248,8 @@ void harness_queue(cudaStream_t stream, std::function<void()> work)
             work();
         return;
     }
+    if (harness_capture(stream, work))
+        return;
     stream->queue.push_back(std::move(work));
     stream->queued++;
 }
@@ -355,7 +380,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    call c("cudaDeviceSynchronize");
+    call c("cudaDeviceSynchronize", nullptr);
     if (!c.error)
         harness_drain();
     return c.end();
@@ -459,14 +484,14 @@ static void release(void *data)
 
 cudaError_t cudaMalloc(void **data, size_t bytes)
 {
-    call c("cudaMalloc");
+    call c("cudaMalloc", nullptr);
     return allocate(c, data, bytes);
 }
 
 /* What releases does so although it fails: nobody calls it again. */
 cudaError_t cudaFree(void *data)
 {
-    call c("cudaFree");
+    call c("cudaFree", nullptr);
     harness_drain();
     if (!data)
         return c.end();
@@ -478,7 +503,7 @@ cudaError_t cudaFree(void *data)
 
 cudaError_t cudaMallocAsync(void **data, size_t bytes, cudaStream_t stream)
 {
-    call c("cudaMallocAsync");
+    call c("cudaMallocAsync", stream);
     if (!harness_is_stream(stream))
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
     return allocate(c, data, bytes);
@@ -486,7 +511,7 @@ cudaError_t cudaMallocAsync(void **data, size_t bytes, cudaStream_t stream)
 
 cudaError_t cudaFreeAsync(void *data, cudaStream_t stream)
 {
-    call c("cudaFreeAsync");
+    call c("cudaFreeAsync", stream);
     if (!harness_is_stream(stream))
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
     if (!data)
@@ -515,20 +540,20 @@ static cudaError_t allocate_pinned(const call &c, void **data, size_t bytes)
 
 cudaError_t cudaMallocHost(void **data, size_t bytes)
 {
-    call c("cudaMallocHost");
+    call c("cudaMallocHost", nullptr);
     return allocate_pinned(c, data, bytes);
 }
 
 cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned flags)
 {
-    call c("cudaHostAlloc");
+    call c("cudaHostAlloc", nullptr);
     (void)flags;
     return allocate_pinned(c, data, bytes);
 }
 
 cudaError_t cudaFreeHost(void *data)
 {
-    call c("cudaFreeHost");
+    call c("cudaFreeHost", nullptr);
     harness_drain();
     if (!data)
         return c.end();
@@ -593,6 +618,14 @@ static bool copy_row_is_good(const char *to, const char *from, const struct copy
     return true;
 }
 
+static void count(const void *address, size_t bytes, bool is_device,
+                  void (*counter)(struct memory_region *, size_t, size_t))
+{
+    struct memory_region *region = memory_counts && is_device ? memory_find(address) : nullptr;
+    if (region)
+        counter(region, reinterpret_cast<uintptr_t>(address) - region->begin, bytes);
+}
+
 static bool perform(const struct copy &c)
 {
     for (size_t i = 0; i < c.height && c.width > 0; i++) {
@@ -611,6 +644,8 @@ static bool perform(const struct copy &c)
                            "copies %zu bytes to the host that nobody wrote: %s", c.width,
                            memory_describe(from).c_str());
         memmove(target, source, c.width);
+        count(from, c.width, c.from_device, memory_count_load);
+        count(to, c.width, c.to_device, memory_count_store);
         if (to_state && from_state)
             memmove(to_state, from_state, c.width);
         else if (to_state)
@@ -660,6 +695,8 @@ static cudaError_t start_copy(const call &call, struct copy c, enum cudaMemcpyKi
         return call.refuse(cudaErrorInvalidValue,
                            "an address that is not of the side that the direction says");
     bool late = (c.to_device || is_pinned(c.to)) && (c.from_device || is_pinned(c.from));
+    if (!waits && !late && harness_spoil_capture(stream, "a copy of pageable memory"))
+        return call.end(cudaErrorStreamCaptureUnsupported);
     if (waits || (!late && !c.to_device)) {
         drain_stream(waits ? nullptr : stream);
         if (!lost && !perform(c))
@@ -681,7 +718,7 @@ static struct copy make_copy(void *to, size_t to_pitch, const void *from, size_t
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
-    call c("cudaMemcpy");
+    call c("cudaMemcpy", nullptr);
     return start_copy(c, make_copy(to, bytes, from, bytes, bytes, 1), kind, true, nullptr);
 }
 
@@ -695,7 +732,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                          size_t width, size_t height, enum cudaMemcpyKind kind)
 {
-    call c("cudaMemcpy2D");
+    call c("cudaMemcpy2D", nullptr);
     return start_copy(c, make_copy(to, to_pitch, from, from_pitch, width, height), kind, true,
                       nullptr);
 }
@@ -726,13 +763,14 @@ static cudaError_t start_fill(const call &c, void *data, int byte, size_t bytes,
         uint8_t *state, *target = bytes_of(data, true, &state);
         memset(target, byte, bytes);
         memset(state, MEMORY_LIVE | MEMORY_WRITTEN, bytes);
+        count(data, bytes, true, memory_count_store);
     });
     return c.end();
 }
 
 cudaError_t cudaMemset(void *data, int byte, size_t bytes)
 {
-    call c("cudaMemset");
+    call c("cudaMemset", nullptr);
     return start_fill(c, data, byte, bytes, nullptr);
 }
 
@@ -770,7 +808,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    call c("cudaStreamDestroy");
+    call c("cudaStreamDestroy", stream);
     if (is_null_stream(stream) || !harness_is_stream(stream))
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
     drain_stream(stream);
@@ -784,7 +822,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    call c("cudaStreamSynchronize");
+    call c("cudaStreamSynchronize", stream);
     if (c.error)
         return c.end();
     if (!harness_is_stream(stream))
@@ -796,7 +834,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 /* One piece of work is done at a time, so that who asks again and again sees the end. */
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
-    call c("cudaStreamQuery");
+    call c("cudaStreamQuery", stream);
     if (c.error || is_null_stream(stream))
         return c.end();
     if (!harness_is_stream(stream))
@@ -815,7 +853,7 @@ static void drain_event(cudaEvent_t event)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
-    call c("cudaStreamWaitEvent");
+    call c("cudaStreamWaitEvent", stream);
     (void)flags;
     if (c.error)
         return c.end();
@@ -855,7 +893,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    call c("cudaEventRecord");
+    call c("cudaEventRecord", stream);
     if (c.error)
         return c.end();
     if (!harness_is_stream(stream) || events.count(event) == 0)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <deque>
 #include <map>
 #include <vector>
 
@@ -36,16 +37,23 @@ struct warp {
     unsigned epoch; /* counts its barriers since the block's last */
 };
 
+/* 16 bytes on their way into shared memory. */
+struct pending_copy {
+    size_t group, base, count, i;
+    unsigned char data[16];
+};
+
 /* Who accessed a byte of shared memory: epoch of the block, of the warp, thread. */
 typedef uint64_t stamp;
 enum { STAMP_THREAD_BITS = 10, STAMP_WARP_BITS = 16 };
 
 /*
  * Two readers of a byte suffice to find every race of a later write: if there are readers of two
- * warps, one of each is kept, otherwise two of a warp that its barriers do not order.
+ * warps, one of each is kept, otherwise two of a warp that its barriers do not order. So do two
+ * that added to it.
  */
 struct shared_stamps {
-    stamp writer, reader, other_reader;
+    stamp writer, reader, other_reader, adder, other_adder;
 };
 
 struct {
@@ -57,6 +65,8 @@ struct {
     uint64_t epoch, first_epoch, epochs; /* of all blocks; of this one; barriers in this one */
     enum thread_state states[MAX_THREADS];
     struct warp warps[MAX_WARPS];
+    std::deque<struct pending_copy> copies[MAX_THREADS]; /* not waited for */
+    size_t groups[MAX_THREADS];                          /* of copies, so far */
     size_t shared_bytes;
     unsigned char shared[MAX_SHARED];
     struct shared_stamps stamps[MAX_SHARED];
@@ -67,6 +77,7 @@ size_t n_faults[HARNESS_FAULTS];
 std::vector<std::string> faults;
 
 std::map<std::string, struct harness_launch_record> records;
+std::map<std::string, size_t> kernel_counts; /* by bare name */
 std::string last_name;
 size_t n_launches;
 
@@ -159,9 +170,18 @@ size_t harness_launch_count()
     return n_launches;
 }
 
+size_t harness_kernel_count(const char *name)
+{
+    std::lock_guard<std::recursive_mutex> lock(harness_mutex);
+    harness_drain();
+    auto found = kernel_counts.find(name);
+    return found == kernel_counts.end() ? 0 : found->second;
+}
+
 void harness_forget_launches()
 {
     records.clear();
+    kernel_counts.clear();
     n_launches = 0;
     order_known = false;
 }
@@ -171,6 +191,7 @@ static void keep_record(const char *name)
     last_name = name;
     n_launches++;
     std::string bare = last_name.substr(0, last_name.find('<'));
+    kernel_counts[bare]++;
     for (const std::string &key : {last_name, bare}) {
         auto entry = records.emplace(key, now.record).first;
         entry->second = now.record;
@@ -295,8 +316,11 @@ static void run_block()
     now.first_epoch = now.epoch;
     now.epochs = 0;
     memset(now.shared, 0xff, now.shared_bytes);
-    for (unsigned i = 0; i < now.threads; i++)
+    for (unsigned i = 0; i < now.threads; i++) {
         now.states[i] = READY;
+        now.copies[i].clear();
+        now.groups[i] = 0;
+    }
     for (unsigned i = 0; i < now.threads / WARP; i++)
         now.warps[i].arrived = now.warps[i].epoch = 0;
     do
@@ -539,21 +563,27 @@ static bool is_unordered(stamp before, stamp mine)
     return !same_warp(before, mine) || before >> STAMP_THREAD_BITS == mine >> STAMP_THREAD_BITS;
 }
 
-static void note_reader(struct shared_stamps *s, stamp mine)
+static void note(stamp *first, stamp *other, stamp mine)
 {
-    if (s->reader == mine)
+    if (*first == mine)
         return;
-    if (stamp_epoch(s->reader) != stamp_epoch(mine)) {
-        s->reader = mine;
-        s->other_reader = 0;
-    } else if (same_warp(s->reader, mine)) {
-        if (!is_unordered(s->reader, mine))
-            s->reader = mine;
-        else if (!is_unordered(s->other_reader, mine))
-            s->other_reader = mine;
-    } else if (same_warp(s->reader, s->other_reader) || !is_unordered(s->other_reader, mine)) {
-        s->other_reader = mine;
+    if (stamp_epoch(*first) != stamp_epoch(mine)) {
+        *first = mine;
+        *other = 0;
+    } else if (same_warp(*first, mine)) {
+        if (!is_unordered(*first, mine))
+            *first = mine;
+        else if (!is_unordered(*other, mine))
+            *other = mine;
+    } else if (same_warp(*first, *other) || !is_unordered(*other, mine)) {
+        *other = mine;
     }
+}
+
+/* One of two accesses that is not ordered with mine; 0 if both are. */
+static stamp unordered_of(stamp first, stamp other, stamp mine)
+{
+    return is_unordered(first, mine) ? first : is_unordered(other, mine) ? other : 0;
 }
 
 void harness_shared_array(size_t bytes, size_t count, size_t size)
@@ -592,7 +622,9 @@ void harness_shared_load(size_t base, size_t count, size_t i, void *value, unsig
         written = written && stamp_epoch(s->writer) >= now.first_epoch;
         if (is_unordered(s->writer, mine))
             race = s->writer;
-        note_reader(s, mine);
+        else if (stamp adder = unordered_of(s->adder, s->other_adder, mine))
+            race = adder;
+        note(&s->reader, &s->other_reader, mine);
     }
     if (!written)
         harness_report(HARNESS_SHARED_UNINITIALISED,
@@ -615,10 +647,10 @@ void harness_shared_store(size_t base, size_t count, size_t i, const void *value
     for (struct shared_stamps *s = now.stamps + begin; s < now.stamps + begin + size; s++) {
         if (is_unordered(s->writer, mine))
             writer = s->writer;
-        if (is_unordered(s->reader, mine))
-            reader = s->reader;
-        else if (is_unordered(s->other_reader, mine))
-            reader = s->other_reader;
+        else if (stamp adder = unordered_of(s->adder, s->other_adder, mine))
+            writer = adder;
+        if (stamp found = unordered_of(s->reader, s->other_reader, mine))
+            reader = found;
         s->writer = mine;
     }
     if (writer || reader)
@@ -628,6 +660,73 @@ void harness_shared_store(size_t base, size_t count, size_t i, const void *value
                        i, base, stamp_thread(writer ? writer : reader),
                        writer ? "wrote" : "read");
     copy_element(now.shared + begin, value, size);
+}
+
+/* size is 4 or 8. Additions need no order among each other, but with other accesses. */
+uint64_t harness_shared_add(size_t base, size_t count, size_t i, uint64_t value, unsigned size)
+{
+    if (!is_in_shared(base, count, i, size, "adds to"))
+        return 0;
+    size_t begin = base + i * size;
+    stamp mine = my_stamp(), race = 0;
+    bool written = true;
+    for (struct shared_stamps *s = now.stamps + begin; s < now.stamps + begin + size; s++) {
+        written = written && stamp_epoch(s->writer) >= now.first_epoch;
+        if (is_unordered(s->writer, mine))
+            race = s->writer;
+        else if (stamp reader = unordered_of(s->reader, s->other_reader, mine))
+            race = reader;
+        note(&s->adder, &s->other_adder, mine);
+    }
+    if (!written)
+        harness_report(HARNESS_SHARED_UNINITIALISED,
+                       "adds to element %zu of the shared array %zu bytes in, which nobody wrote",
+                       i, base);
+    if (race)
+        harness_report(HARNESS_SHARED_RACE,
+                       "adds to element %zu of the shared array %zu bytes in, which thread %u "
+                       "accessed with no barrier between",
+                       i, base, stamp_thread(race));
+    uint64_t before = 0;
+    memcpy(&before, now.shared + begin, size); /* on a little-endian machine */
+    uint64_t sum = before + value;
+    memcpy(now.shared + begin, &sum, size);
+    return before;
+}
+
+/*
+ * The hardware may write the bytes at any time until the thread waits for them. So the place is
+ * written twice, with nothing when the copy begins and with the bytes at the end: who touches it at
+ * either time without a barrier is found, and so is who reads it between.
+ */
+void harness_copy_async(size_t base, size_t count, size_t i, const void *from, bool valid)
+{
+    struct pending_copy copy = {now.groups[harness_now.thread], base, count, i, {}};
+    if (valid)
+        harness_global_load(from, copy.data, sizeof copy.data);
+    if (!is_in_shared(base, count, i, sizeof copy.data, "copies to"))
+        return;
+    static const unsigned char nothing[16] = {255, 255, 255, 255, 255, 255, 255, 255,
+                                              255, 255, 255, 255, 255, 255, 255, 255};
+    harness_shared_store(base, count, i, nothing, sizeof nothing);
+    for (size_t j = 0; j < sizeof nothing; j++)
+        now.stamps[base + i * sizeof nothing + j].writer = 0;
+    now.copies[harness_now.thread].push_back(copy);
+}
+
+void harness_group_copies()
+{
+    now.groups[harness_now.thread]++;
+}
+
+void harness_wait_copies(size_t groups)
+{
+    std::deque<struct pending_copy> &copies = now.copies[harness_now.thread];
+    while (!copies.empty() && copies.front().group + groups < now.groups[harness_now.thread]) {
+        const struct pending_copy copy = copies.front();
+        copies.pop_front();
+        harness_shared_store(copy.base, copy.count, copy.i, copy.data, sizeof copy.data);
+    }
 }
 
 /* ----------------------------------------------------------- global memory */
@@ -761,6 +860,8 @@ void harness_global_load(const void *address, void *value, unsigned size)
     }
     if (race && size >= MEMORY_STAMP_BYTES)
         tell_race(race, "reads", "writes", address, size);
+    if (memory_counts)
+        memory_count_load(region, offset, size);
     copy_element(value, region->bytes + offset, size);
 }
 
@@ -790,6 +891,8 @@ void harness_global_store(void *address, const void *value, unsigned size)
     else if (reader && size >= MEMORY_STAMP_BYTES)
         tell_race(reader, "writes", "reads", address, size);
     memset(region->state + offset, MEMORY_LIVE | MEMORY_WRITTEN, size);
+    if (memory_counts)
+        memory_count_store(region, offset, size);
     copy_element(region->bytes + offset, value, size);
 }
 

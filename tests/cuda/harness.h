@@ -46,9 +46,13 @@ void harness_global_store(void *address, const void *value, unsigned size);
 void harness_shared_array(size_t bytes, size_t count, size_t size);
 void harness_shared_load(size_t base, size_t count, size_t i, void *value, unsigned size);
 void harness_shared_store(size_t base, size_t count, size_t i, const void *value, unsigned size);
+uint64_t harness_shared_add(size_t base, size_t count, size_t i, uint64_t value, unsigned size);
 uint32_t harness_exchange(enum harness_meeting kind, uint32_t value, unsigned argument);
 void harness_mma(enum harness_meeting kind, float d[4], const uint32_t a[4], const uint32_t b[2]);
 void harness_block_barrier();
+void harness_copy_async(size_t base, size_t count, size_t i, const void *from, bool valid);
+void harness_group_copies();
+void harness_wait_copies(size_t groups);
 
 /* Queues the launch, or sets the error that cudaGetLastError tells. */
 void harness_queue_launch(const char *call, const void *kernel, cudaStream_t stream, dim3 grid,
@@ -158,10 +162,31 @@ public:
     {
         return harness_element<T>(base, count, i);
     }
+    T add(size_t i, T value) const
+    {
+        static_assert(std::is_unsigned<T>::value && sizeof(T) >= 4, "what can be added to");
+        return (T)harness_shared_add(base, count, i, value, sizeof(T));
+    }
+
+    void copy_async(size_t i, const T *from, bool valid) const
+    {
+        static_assert(sizeof(T) == 16, "what is copied at once");
+        harness_copy_async(base, count, i, from, valid);
+    }
 
 private:
     size_t base, count;
 };
+
+HY_DEVICE void hy_group_copies()
+{
+    harness_group_copies();
+}
+
+template <int GROUPS> HY_DEVICE void hy_wait_copies()
+{
+    harness_wait_copies(GROUPS);
+}
 
 /* ----------------------------------------------------------------- threads */
 
@@ -241,6 +266,11 @@ HY_DEVICE float hy_exp2(float x)
 HY_DEVICE float hy_fma(float a, float b, float c)
 {
     return fmaf(a, b, c);
+}
+
+HY_DEVICE double hy_multiply(double a, double b)
+{
+    return a * b;
 }
 
 /*
@@ -337,6 +367,9 @@ const struct harness_launch_record *harness_last_launch();
 const struct harness_launch_record *harness_find_launch(const char *name);
 size_t harness_launch_count();
 
+/* How many kernels of that name, without template arguments, ran since the last harness_reset. */
+size_t harness_kernel_count(const char *name);
+
 /* ----------------------------------------------- the device that is played */
 
 struct harness_device_config {
@@ -355,6 +388,9 @@ void harness_configure(const struct harness_device_config *config);
 /* The nth call of that name from now on (the first is 1) fails with the error, once; of cuBLASLt's
  * with the status that fits best. A launch's name is cudaLaunchKernel. */
 void harness_fail_next(const char *call, unsigned nth, cudaError_t error);
+
+/* What is still to fail does not. */
+void harness_fail_no_more();
 
 /* How many calls of that name there were since the last harness_reset. */
 size_t harness_call_count(const char *call);

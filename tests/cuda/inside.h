@@ -4,6 +4,7 @@
 
 #include "harness.h"
 
+#include <functional>
 #include <mutex>
 #include <string>
 
@@ -40,5 +41,22 @@ void harness_queue(cudaStream_t stream, std::function<void()> work);
 
 /* Whether this is a stream now. */
 bool harness_is_stream(cudaStream_t stream);
+
+/* A call of the runtime begins: counts it; what fails in it before it has done anything. At its end
+ * its error becomes the last one. */
+cudaError_t harness_begin_call(const char *name);
+cudaError_t harness_end_call(cudaError_t error);
+
+/* ------------------------------------------------------------- graphs.cpp */
+
+/* Work of a stream that is being captured is kept, not queued; false if it is not captured. */
+bool harness_capture(cudaStream_t stream, const std::function<void()> &work);
+
+/* A call that a capture does not allow, on the captured stream, or with NULL by a thread that
+ * captures in the mode that forbids it: ends the capture. Whether there was one. */
+bool harness_spoil_capture(cudaStream_t stream, const char *call);
+
+size_t harness_live_graphs();
+void harness_forget_graphs();
 
 #endif

@@ -24,6 +24,7 @@ struct registration {
     struct memory_region region;
     std::vector<uint8_t> state;
     std::vector<struct memory_stamps> stamps;
+    std::vector<uint8_t> traffic;
 };
 std::map<uintptr_t, registration> registrations; /* by their end */
 struct memory_region *found_last;
@@ -39,8 +40,8 @@ void begin_arena()
 {
     for (size_t size = LARGEST_ARENA; size >= SMALLEST_ARENA; size /= 2) {
         size_t stamps = size / MEMORY_STAMP_BYTES * sizeof(struct memory_stamps);
-                uint8_t *addresses = reserve(size, PROT_NONE);
-        uint8_t *data = addresses ? reserve(2 * size + stamps, PROT_READ | PROT_WRITE) : nullptr;
+        uint8_t *addresses = reserve(size, PROT_NONE);
+        uint8_t *data = addresses ? reserve(3 * size + stamps, PROT_READ | PROT_WRITE) : nullptr;
         if (!data) {
             if (addresses)
                 munmap(addresses, size);
@@ -50,7 +51,8 @@ void begin_arena()
         arena.end = arena.begin + size;
         arena.bytes = data;
         arena.state = data + size;
-        arena.stamps = reinterpret_cast<struct memory_stamps *>(data + 2 * size);
+        arena.traffic = data + 2 * size;
+        arena.stamps = reinterpret_cast<struct memory_stamps *>(data + 3 * size);
         return;
     }
     perror("memory of the played device");
@@ -154,11 +156,13 @@ void memory_register(const void *data, size_t bytes, bool initialised)
     size_t stamps = bytes / MEMORY_STAMP_BYTES + 1;
     r.state.assign(bytes, initialised ? MEMORY_LIVE | MEMORY_WRITTEN : MEMORY_LIVE);
     r.stamps.assign(stamps, {0, 0});
+    r.traffic.assign(bytes, 0);
     r.region.begin = begin;
     r.region.end = begin + bytes;
     r.region.bytes = static_cast<uint8_t *>(const_cast<void *>(data));
     r.region.state = r.state.data();
     r.region.stamps = r.stamps.data();
+    r.region.traffic = r.traffic.data();
 }
 
 bool memory_unregister(const void *data)
@@ -247,4 +251,12 @@ void memory_forget_stamps()
         registration &r = entry.second;
         r.stamps.assign(r.stamps.size(), {0, 0});
     }
+}
+
+void memory_forget_traffic()
+{
+    if (arena.begin)
+        drop(arena.traffic, arena.end - arena.begin);
+    for (auto &entry : registrations)
+        entry.second.traffic.assign(entry.second.traffic.size(), 0);
 }

@@ -26,6 +26,7 @@ struct memory_region {
     uintptr_t begin, end;
     uint8_t *bytes, *state;
     struct memory_stamps *stamps;
+    uint8_t *traffic; /* of traffic.cpp, one for each byte */
 };
 
 /* The region an address is in; NULL if none. */
@@ -54,5 +55,13 @@ void memory_reset();
 
 /* Makes all stamps old. */
 void memory_forget_stamps();
+
+/* While accesses are counted (traffic.h), each is told, too, by its place in the region. */
+extern bool memory_counts;
+void memory_count_load(struct memory_region *region, size_t offset, size_t bytes);
+void memory_count_store(struct memory_region *region, size_t offset, size_t bytes);
+
+/* Makes all bytes' traffic 0. */
+void memory_forget_traffic();
 
 #endif

@@ -9,3 +9,20 @@ extern "C" size_t harness_report(const char **first)
     *first = harness_first_error();
     return count;
 }
+
+extern "C" size_t harness_report_calls(const char *call)
+{
+    return harness_call_count(call);
+}
+
+extern "C" size_t harness_report_kernels(const char *name)
+{
+    return name ? harness_kernel_count(name) : harness_launch_count();
+}
+
+extern "C" void harness_report_fail(const char *call, unsigned nth, int memory)
+{
+    harness_fail_no_more();
+    if (nth > 0)
+        harness_fail_next(call, nth, memory ? cudaErrorMemoryAllocation : cudaErrorUnknown);
+}

@@ -20,7 +20,16 @@ struct batch {
     std::vector<hy_segment> segments;
     std::vector<floats> states;
     size_t n_rows, longest;
+    /* On the device: the states' types, f32 for those beyond; and whether the states behind the
+     * segments have places of their own. */
+    std::vector<hymba_dtype> types;
+    bool apart;
 };
+
+static hymba_dtype type_of(const struct batch &batch, size_t s)
+{
+    return s < batch.types.size() ? batch.types[s] : (hymba_dtype)HYMBA_DTYPE_F32;
+}
 
 static size_t random_length()
 {
@@ -46,16 +55,51 @@ static struct batch random_batch(size_t state_floats)
     return batch;
 }
 
+typedef std::vector<unsigned char> bytes;
+
+static bytes narrow(const floats &values, hymba_dtype type)
+{
+    bytes narrowed(values.size() * hy_dtype_size(type));
+    hy_row_from_f32(values.data(), type, narrowed.data(), values.size());
+    return narrowed;
+}
+
+static floats widen(const bytes &values, hymba_dtype type)
+{
+    floats widened(values.size() / hy_dtype_size(type));
+    hy_row_to_f32(values.data(), type, widened.data(), widened.size());
+    return widened;
+}
+
+/* Where a state is to be written: what is there before has never been written. */
+class unwritten {
+public:
+    explicit unwritten(size_t size_) : size(size_)
+    {
+        ck_assert_int_eq(cudaMalloc(reinterpret_cast<void **>(&data), size + 1), cudaSuccess);
+    }
+    unwritten(const unwritten &) = delete;
+    unwritten &operator=(const unwritten &) = delete;
+    ~unwritten()
+    {
+        cudaFree(data);
+    }
+    unsigned char *data;
+    const size_t size;
+};
+
 /* Arguments of either op point into these. */
 struct state_lists {
-    std::vector<device_floats> states;
+    std::vector<std::unique_ptr<device_array<unsigned char>>> before;
+    std::vector<std::unique_ptr<unwritten>> after;
     std::unique_ptr<device_array<hy_state_sequence>> list;
 };
 
-/* Both kinds of state point to the same floats: an op takes its own. */
-static struct hy_state_sequence with_state(struct hy_segment segment, float *state)
+/* Both kinds of state point to the same place: an op takes its own. */
+static struct hy_state_sequence with_state(struct hy_segment segment, const void *before,
+                                           void *after, hymba_dtype type)
 {
-    return {segment, state, state};
+    return {segment, before, after, before, after, type};
 }
 
 static struct state_lists upload(const struct batch &batch)
@@ -63,17 +107,34 @@ static struct state_lists upload(const struct batch &batch)
     struct state_lists lists;
     std::vector<hy_state_sequence> sequences;
     for (size_t s = 0; s < batch.segments.size(); s++) {
-        lists.states.emplace_back(new device_array<float>(batch.states[s]));
-        sequences.push_back(with_state(batch.segments[s], lists.states[s]->data));
+        const bytes state = narrow(batch.states[s], type_of(batch, s));
+        lists.before.emplace_back(new device_array<unsigned char>(state));
+        lists.after.emplace_back(new unwritten(state.size()));
+        void *before = lists.before[s]->data;
+        sequences.push_back(with_state(batch.segments[s], before,
+                                       batch.apart ? lists.after[s]->data : before,
+                                       type_of(batch, s)));
     }
     lists.list.reset(new device_array<hy_state_sequence>(sequences));
     return lists;
 }
 
+/* The states behind the segments; those before are as they were if they have places of their own,
+ * and nothing is written for a sequence without rows. */
 static void read_states(const struct state_lists &lists, struct batch &batch)
 {
-    for (size_t s = 0; s < batch.states.size(); s++)
-        batch.states[s] = lists.states[s]->read();
+    for (size_t s = 0; s < batch.states.size(); s++) {
+        const hymba_dtype type = type_of(batch, s);
+        bytes state = lists.before[s]->read();
+        if (batch.apart) {
+            ck_assert(state == narrow(batch.states[s], type));
+            if (batch.segments[s].n_rows > 0 && !state.empty())
+                ck_assert_int_eq(cudaMemcpy(state.data(), lists.after[s]->data, state.size(),
+                                            cudaMemcpyDeviceToHost),
+                                 cudaSuccess);
+        }
+        batch.states[s] = widen(state, type);
+    }
 }
 
 /* The same for an op on the host. */
@@ -81,8 +142,35 @@ static std::vector<hy_state_sequence> list_of(struct batch &batch)
 {
     std::vector<hy_state_sequence> sequences;
     for (size_t s = 0; s < batch.segments.size(); s++)
-        sequences.push_back(with_state(batch.segments[s], batch.states[s].data()));
+        sequences.push_back(with_state(batch.segments[s], batch.states[s].data(),
+                                       batch.states[s].data(), HYMBA_DTYPE_F32));
     return sequences;
+}
+
+/* With places of their own for the new states, and those of single rows in 16 bits where chance
+ * says so. *f32: the same with all states in f32 and in place. */
+static struct batch narrow_batch(const struct batch &batch, struct batch *f32)
+{
+    static const hymba_dtype types[] = {HYMBA_DTYPE_BF16, HYMBA_DTYPE_F16, HYMBA_DTYPE_F32};
+    struct batch narrowed = batch;
+    narrowed.apart = true;
+    for (size_t s = 0; s < batch.segments.size(); s++) {
+        const size_t choice = batch.segments[s].n_rows <= 1 ? test_random_below(3) : 2;
+        narrowed.types.push_back(types[choice]);
+        narrowed.states[s] = widen(narrow(batch.states[s], types[choice]), types[choice]);
+    }
+    *f32 = narrowed;
+    f32->types.clear();
+    f32->apart = false;
+    return narrowed;
+}
+
+/* Both have the same states, but that those of a are rounded. */
+static void check_rounded_states(const struct batch &a, const struct batch &b)
+{
+    for (size_t s = 0; s < a.states.size(); s++)
+        check_same_bits(a.states[s], widen(narrow(b.states[s], type_of(a, s)), type_of(a, s)),
+                        "rounded state");
 }
 
 /* The same rows and states, some of them. */
@@ -139,12 +227,15 @@ static struct conv_case random_conv(size_t width)
     return test;
 }
 
-/* Runs the kernel on a batch of the case's rows: y and the states as they are then. */
-static void run_conv(const struct conv_case &test, struct batch &batch, floats &y)
+/* Runs the kernel on a batch of the case's rows, which the arguments have rounded, too, if these
+ * have data: y and the states as they are then. */
+static void run_conv(const struct conv_case &test, struct batch &batch, floats &y,
+                     const struct hy_rounded &rounded = {})
 {
     device_array<float> x(test.x), weight(test.weight), bias(test.bias), out(y);
     struct state_lists lists = upload(batch);
     struct hy_conv_args args = test.args;
+    args.rounded = rounded;
     args.x = x.data;
     args.weight = weight.data;
     args.bias = bias.data;
@@ -171,22 +262,26 @@ static void run_generic_conv(const struct conv_case &test, struct batch &batch, 
 }
 
 /* The formulas of conv.cu. */
-static void check_conv_traffic(const struct conv_case &test)
+static void check_conv_traffic(const struct conv_case &test, bool rounds = false)
 {
     const uint64_t n = test.args.n, width = test.args.width, chunk = 32;
     uint64_t distinct = 4 * n * (width + 1), loads = 0, written = 0;
-    for (const struct hy_segment &segment : test.batch.segments) {
-        const uint64_t rows = segment.n_rows, chunks = ceil_div(rows, chunk);
-        distinct += 24;
-        loads += 24 * 128 * ceil_div(n, 128) * ceil_div(test.batch.longest, chunk);
+    for (size_t s = 0; s < test.batch.segments.size(); s++) {
+        const uint64_t rows = test.batch.segments[s].n_rows, chunks = ceil_div(rows, chunk);
+        const uint64_t element = hy_dtype_size(type_of(test.batch, s));
+        distinct += 36;
+        loads += 36 * 128 * ceil_div(n, 128) * ceil_div(test.batch.longest, chunk);
         if (rows == 0)
             continue;
-        distinct += 4 * n * (rows + width - 1);
-        written += 4 * n * (rows + width - 1);
+        distinct += n * (4 * rows + element * (width - 1));
+        written += n * (4 * rows + element * (width - 1));
+        if (rounds)
+            written += 64 * ceil_div(n, 32) * rows;
         if (width > 4)
             loads += 4 * n * (2 * rows * width + chunks + width - 1);
         else
             loads += 4 * n * (rows + 2 * chunks * width + (chunks > 1 ? width - 1 : 0));
+        loads -= (4 - element) * n * (width > 4 ? 2 * width - 3 : width - 1);
     }
     check_distinct_traffic(distinct, written);
     check_traffic(loads, written);
@@ -232,6 +327,50 @@ START_TEST(conv_pieces_and_neighbours_give_the_same_bits)
             check_same_bits(alone_state, whole.states[s], "state after pieces");
         }
         check_same_bits(pieces_y, y, "convolution in pieces");
+    }
+}
+END_TEST
+
+/* Rounded rows are those of rounding apart, and nothing else changes; what lies behind them stays. */
+START_TEST(conv_with_rounded_rows)
+{
+    for (int number = 0; number < CASES_OF_WIDTH; number++) {
+        const struct conv_case test = random_conv((size_t)_i);
+        const size_t rows = test.batch.n_rows, n = test.args.n;
+        struct batch alone = test.batch, both = test.batch;
+        floats y = test.y, both_y = test.y;
+        struct hy_rounded rounded = {};
+        rounded.dtype = HYMBA_DTYPE_BF16;
+        rounded.stride = hy_padded_row(n) + test_random_below(3);
+        std::vector<uint16_t> expected(rows * rounded.stride, 0x5555);
+        device_array<uint16_t> data(expected);
+        rounded.data = data.data;
+        run_conv(test, alone, y);
+        run_conv(test, both, both_y, rounded);
+        check_conv_traffic(test, true);
+        check_same_bits(both_y, y, "convolution with rounding");
+        check_same_states(both, alone);
+        struct hy_round_args args = {y.data(), test.args.y_stride, n, rounded};
+        args.y.data = expected.data();
+        hy_ref_round(&args, 0, rows);
+        ck_assert(data.read() == expected);
+    }
+}
+END_TEST
+
+/* What is f32 inside is the same, whatever the states' types are and wherever the new ones go. */
+START_TEST(conv_of_narrow_states_elsewhere)
+{
+    for (int number = 0; number < CASES_OF_WIDTH; number++) {
+        struct conv_case test = random_conv((size_t)_i);
+        struct batch expected, actual = narrow_batch(test.batch, &expected);
+        floats y = test.y, expected_y = test.y;
+        run_conv(test, expected, expected_y);
+        test.batch = actual;
+        run_conv(test, actual, y);
+        check_conv_traffic(test);
+        check_same_bits(y, expected_y, "convolution of narrow states");
+        check_rounded_states(actual, expected);
     }
 }
 END_TEST
@@ -356,17 +495,20 @@ static void check_scan_traffic(const struct scan_case &test)
     const bool by_row = test.batch.longest == 1 || states > 256;
     const uint64_t blocks = ceil_div(n, by_row ? 128 : 16);
     uint64_t distinct = 4 * (states * n + n), loads = 0, distinct_written = 0, stores = 0;
-    for (const struct hy_segment &segment : test.batch.segments) {
-        const uint64_t rows = segment.n_rows;
-        distinct += 24;
-        loads += 24 * (by_row ? 128 : 256) * blocks;
+    for (size_t s = 0; s < test.batch.segments.size(); s++) {
+        const uint64_t rows = test.batch.segments[s].n_rows;
+        const uint64_t element = hy_dtype_size(type_of(test.batch, s));
+        distinct += 36;
+        loads += 36 * (by_row ? 128 : 256) * blocks;
         if (rows == 0)
             continue;
-        distinct += 4 * (3 * rows * n + 2 * rows * states + states * n);
-        distinct_written += 4 * (rows * n + states * n);
+        distinct += 4 * (3 * rows * n + 2 * rows * states) + element * states * n;
+        if (by_row && rows > 1 && test.batch.apart)
+            distinct += element * states * n;
+        distinct_written += 4 * rows * n + element * states * n;
         loads += 4 * (3 * rows * n + 2 * rows * states * blocks + n);
-        loads += 4 * 2 * states * n * (by_row ? rows : 1);
-        stores += 4 * (rows * n + states * n * (by_row ? rows : 1));
+        loads += (4 + element) * states * n * (by_row ? rows : 1);
+        stores += 4 * rows * n + element * states * n * (by_row ? rows : 1);
     }
     check_distinct_traffic(distinct, distinct_written);
     check_traffic(loads, stores);
@@ -420,6 +562,22 @@ START_TEST(scan_pieces_and_neighbours_give_the_same_bits)
 }
 END_TEST
 
+START_TEST(scan_of_narrow_states_elsewhere)
+{
+    for (int number = 0; number < CASES_OF_SIZE; number++) {
+        struct scan_case test = random_scan(state_sizes[_i]);
+        struct batch expected, actual = narrow_batch(test.batch, &expected);
+        floats y = test.y, expected_y = test.y;
+        run_scan(test, expected, expected_y);
+        test.batch = actual;
+        run_scan(test, actual, y);
+        check_scan_traffic(test);
+        check_same_bits(y, expected_y, "scan of narrow states");
+        check_rounded_states(actual, expected);
+    }
+}
+END_TEST
+
 START_TEST(scan_in_place)
 {
     for (int number = 0; number < CASES_OF_SIZE; number++) {
@@ -452,7 +610,7 @@ static double tiny_scan(float dt, float a, float h, float x, float z, size_t row
     test.a = floats(1, a);
     test.d = floats(1, 0.0f);
     floats y(rows, 0.0f);
-    struct batch batch = {{{0, rows}}, {floats(1, h)}, rows, rows};
+    struct batch batch = {{{0, rows}}, {floats(1, h)}, rows, rows, {}, false};
     run_scan(test, batch, y);
     return (double)y[0];
 }
@@ -499,8 +657,11 @@ int main(void)
     tcase_add_checked_fixture(tcase, harness_reset, NULL);
     tcase_add_loop_test(tcase, conv_against_generic, 1, MOST_WIDTH + 1);
     tcase_add_loop_test(tcase, conv_pieces_and_neighbours_give_the_same_bits, 1, MOST_WIDTH + 1);
+    tcase_add_loop_test(tcase, conv_with_rounded_rows, 1, MOST_WIDTH + 1);
+    tcase_add_loop_test(tcase, conv_of_narrow_states_elsewhere, 1, MOST_WIDTH + 1);
     tcase_add_loop_test(tcase, scan_against_generic, 0, N_STATE_SIZES);
     tcase_add_loop_test(tcase, scan_pieces_and_neighbours_give_the_same_bits, 0, N_STATE_SIZES);
+    tcase_add_loop_test(tcase, scan_of_narrow_states_elsewhere, 0, N_STATE_SIZES);
     tcase_add_loop_test(tcase, scan_in_place, 0, N_STATE_SIZES);
     tcase_add_test(tcase, special_values);
     tcase_add_test(tcase, nothing);

@@ -3,6 +3,7 @@
  */
 #include "portable.h"
 #include "support.h"
+#include "traffic.h"
 
 #include <cublasLt.h>
 
@@ -120,6 +121,33 @@ HY_KERNEL add_without_order(float *y)
         hy_store(y, sum[0]);
 }
 
+/* The same by additions that need no order, and what needs one beside them. */
+enum beside { ADD_ALONE, ADD_AND_READ, ADD_AND_WRITE, ADD_UNWRITTEN };
+
+template <enum beside KIND> HY_KERNEL add_together(float *y)
+{
+    hy_shared<uint32_t> sum(0, 1);
+    hy_shared<uint64_t> places(8, 1);
+    if (hy_thread() == 0 && KIND != ADD_UNWRITTEN)
+        sum[0] = 0;
+    if (hy_thread() == 1)
+        places[0] = UINT32_MAX;
+    hy_sync();
+    if (KIND == ADD_AND_WRITE && hy_thread() == 40)
+        sum[0] = 3;
+    sum.add(0, 2);
+    const uint64_t place = places.add(0, 1) - UINT32_MAX;
+    hy_store(y + 2 + place, 1.0f);
+    if (KIND == ADD_AND_READ && hy_thread() == 40)
+        hy_store(y, (float)sum[0]);
+    hy_sync();
+    if (hy_thread() == 0) {
+        const uint64_t places_taken = places[0] - UINT32_MAX;
+        hy_store(y, (float)sum[0]);
+        hy_store(y + 1, (float)places_taken);
+    }
+}
+
 /* All lanes of a warp have read when one of them writes: none of the reads may be forgotten. */
 HY_KERNEL read_then_write(float *y, unsigned writer)
 {
@@ -233,6 +261,34 @@ template <enum sharing KIND> HY_KERNEL share(float *y)
         hy_load(KIND == IN_BLOCK ? next : y + (block + 1) % hy_grid().x * n + thread);
         hy_sync();
         hy_store(mine, 2.0f);
+    }
+}
+
+enum passing { PASS_RIGHT, PASS_UNWAITED, PASS_GROUP_UNWAITED, PASS_NO_BARRIER, PASS_OVERWRITTEN };
+
+/* y = x, 16 bytes a thread, of two rounds under way at once; thread t stores what thread t ^ 32
+ * copied. Thread 9 has nothing to copy, and zeros come. */
+template <enum passing KIND> HY_KERNEL pass_on(const uint4 *x, uint4 *y)
+{
+    hy_shared<uint4> rounds(0, 128);
+    unsigned thread = hy_thread();
+    for (unsigned round = 0; round < 2; round++) {
+        rounds.copy_async(64 * round + thread, x + 64 * round + thread, thread != 9);
+        hy_group_copies();
+    }
+    for (unsigned round = 0; round < 2; round++) {
+        if (KIND == PASS_UNWAITED)
+            hy_wait_copies<2>();
+        else if (KIND == PASS_GROUP_UNWAITED || round == 0)
+            hy_wait_copies<1>();
+        else
+            hy_wait_copies<0>();
+        if (KIND != PASS_NO_BARRIER)
+            hy_sync();
+        const uint4 word = rounds[64 * round + (thread ^ 32)];
+        hy_store(y + 64 * round + (thread ^ 32), word);
+        if (KIND == PASS_OVERWRITTEN)
+            rounds.copy_async(64 * round + thread, x, true);
     }
 }
 
@@ -413,7 +469,86 @@ START_TEST(test_byte_counts)
 }
 END_TEST
 
+static void expect_traffic(const struct traffic &found, uint64_t loads, uint64_t distinct_loads,
+                           uint64_t stores, uint64_t distinct_stores)
+{
+    ck_assert_uint_eq(found.loads, loads);
+    ck_assert_uint_eq(found.distinct_loads, distinct_loads);
+    ck_assert_uint_eq(found.stores, stores);
+    ck_assert_uint_eq(found.distinct_stores, distinct_stores);
+}
+
+/* Two sums of five rows, a fill of a part, a copy on the device, one from the host and one to it. */
+START_TEST(test_traffic)
+{
+    enum { OTHER, SOURCE, SUMS, TARGET };
+    const size_t n = 100, rows = 5;
+    struct traffic traffic[TRAFFIC_LABELS];
+    numbers x(n * rows), y(rows, false);
+    float *target, host[8] = {0.0f};
+    ck_assert_int_eq(cudaMalloc(reinterpret_cast<void **>(&target), 400), cudaSuccess);
+    ck_assert_int_eq(cudaMemset(target, 0, 400), cudaSuccess); /* not counted yet */
+    traffic_begin();
+    traffic_label(x.data(), n * rows * 4, SOURCE);
+    traffic_label(y.data(), rows * 4, SUMS);
+    traffic_label(target, 40, TARGET);
+    for (int i = 0; i < 2; i++)
+        hy_launch(nullptr, block_sum, (unsigned)rows, 96, HY_WARP * sizeof(float), x.data(),
+                  y.data(), n);
+    ck_assert_int_eq(cudaMemset(target + 4, 0, 16), cudaSuccess);
+    ck_assert_int_eq(cudaMemcpy(target, x.data(), 32, cudaMemcpyDeviceToDevice), cudaSuccess);
+    ck_assert_int_eq(cudaMemcpy(target, host, 12, cudaMemcpyHostToDevice), cudaSuccess);
+    ck_assert_int_eq(cudaMemcpy(host, target + 8, 20, cudaMemcpyDeviceToHost), cudaSuccess);
+    traffic_end(traffic);
+    ck_assert_int_eq(cudaMemset(target, 0, 400), cudaSuccess); /* not any more */
+    expect_traffic(traffic[SOURCE], 2 * n * rows * 4 + 32, n * rows * 4, 0, 0);
+    expect_traffic(traffic[SUMS], 0, 0, 2 * rows * 4, rows * 4);
+    expect_traffic(traffic[TARGET], 8, 8, 16 + 32 + 12, 32);
+    expect_traffic(traffic[OTHER], 12, 12, 0, 0);
+    expect_no_fault();
+    traffic_label(target, 401, TARGET);
+    ck_assert_uint_eq(harness_error_count(), 1);
+    cudaFree(target);
+    harness_clear_errors();
+}
+END_TEST
+
 /* ------------------------------------------------------------ planted faults */
+
+/* Some threads meet a copy that is under way, others one that is done or not begun. */
+static void expect_race_with_copy()
+{
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_UNINITIALISED), 0);
+    harness_clear_errors();
+}
+
+START_TEST(test_asynchronous_copies)
+{
+    std::vector<uint32_t> x(4 * 127, 3), y(4 * 128);
+    x.resize(4 * 128, 4);
+    harness_set_order((enum harness_order)_i, 3);
+    harness_register(x.data(), x.size() * 4, true);
+    harness_register(y.data(), y.size() * 4, false);
+    const uint4 *from = (const uint4 *)x.data();
+    uint4 *to = (uint4 *)y.data();
+    hy_launch(nullptr, pass_on<PASS_RIGHT>, 1, 64, 2048, from, to);
+    expect_no_fault();
+    for (size_t i = 0; i < y.size(); i++)
+        ck_assert_uint_eq(y[i], i / 4 % 64 == 9 ? 0 : x[i]);
+    ck_assert_uint_eq(harness_last_launch()->bytes_read, 126 * 16);
+    hy_launch(nullptr, pass_on<PASS_UNWAITED>, 1, 64, 2048, from, to);
+    expect_fault(HARNESS_SHARED_UNINITIALISED);
+    hy_launch(nullptr, pass_on<PASS_GROUP_UNWAITED>, 1, 64, 2048, from, to);
+    expect_fault(HARNESS_SHARED_UNINITIALISED);
+    hy_launch(nullptr, pass_on<PASS_NO_BARRIER>, 1, 64, 2048, from, to);
+    expect_race_with_copy();
+    hy_launch(nullptr, pass_on<PASS_OVERWRITTEN>, 1, 64, 2048, from, to);
+    expect_race_with_copy();
+    harness_unregister(x.data());
+    harness_unregister(y.data());
+}
+END_TEST
 
 START_TEST(test_missing_barrier)
 {
@@ -448,6 +583,25 @@ START_TEST(test_shared_races)
     }
     hy_launch(nullptr, (neighbours<true, true>), 1, 64, 16 + 256, y.data());
     ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+}
+END_TEST
+
+START_TEST(test_shared_additions)
+{
+    numbers y(66, false);
+    harness_set_order(orders[_i], 2);
+    hy_launch(nullptr, add_together<ADD_ALONE>, 1, 64, 16, y.data());
+    expect_no_fault();
+    ck_assert(y.values[0] == 128 && y.values[1] == 64);
+    ck_assert(harness_is_written(y.data(), 66 * sizeof(float)));
+    hy_launch(nullptr, add_together<ADD_AND_READ>, 1, 64, 16, y.data());
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+    harness_clear_errors();
+    hy_launch(nullptr, add_together<ADD_AND_WRITE>, 1, 64, 16, y.data());
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+    harness_clear_errors();
+    hy_launch(nullptr, add_together<ADD_UNWRITTEN>, 1, 64, 16, y.data());
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_UNINITIALISED), 0);
 }
 END_TEST
 
@@ -912,11 +1066,20 @@ START_TEST(test_products_by_rows)
     for (cublasLtMatrixLayout_t layout : layouts)
         cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ORDER, &order,
                                          sizeof order);
+    struct traffic traffic[TRAFFIC_LABELS];
+    traffic_begin();
+    traffic_label(a.data(), M * K * 4, 1);
+    traffic_label(b.data(), K * N * 4, 2);
+    traffic_label(d.data(), M * N * 4, 3);
     ck_assert_int_eq(cublasLtMatmul(handle, desc, &alpha, a.data(), layouts[0], b.data(),
                                     layouts[1], &beta, d.data(), layouts[2], d.data(), layouts[2],
                                     NULL, NULL, 0, nullptr),
                      CUBLAS_STATUS_SUCCESS);
+    traffic_end(traffic);
     expect_no_fault();
+    expect_traffic(traffic[1], M * K * 4, M * K * 4, 0, 0);
+    expect_traffic(traffic[2], K * N * 4, K * N * 4, 0, 0);
+    expect_traffic(traffic[3], 0, 0, M * N * 4, M * N * 4);
     for (size_t i = 0; i < M; i++)
         for (size_t j = 0; j < N; j++) {
             float expected = 0.0f;
@@ -980,11 +1143,14 @@ int main()
     tcase_add_loop_test(tcase, test_mma, 0, 2);
     tcase_add_test(tcase, test_f16);
     tcase_add_test(tcase, test_byte_counts);
+    tcase_add_test(tcase, test_traffic);
     suite_add_tcase(suite, tcase);
     tcase = tcase_create("planted");
     tcase_add_checked_fixture(tcase, begin, end);
+    tcase_add_loop_test(tcase, test_asynchronous_copies, 0, n_orders);
     tcase_add_loop_test(tcase, test_missing_barrier, 0, n_orders);
     tcase_add_loop_test(tcase, test_shared_races, 0, n_orders);
+    tcase_add_loop_test(tcase, test_shared_additions, 0, n_orders);
     tcase_add_test(tcase, test_shared_bounds);
     tcase_add_test(tcase, test_global_bounds);
     tcase_add_test(tcase, test_alignment);

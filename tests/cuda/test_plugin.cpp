@@ -252,8 +252,8 @@ static void run_step(struct hy_device *device, float *x, float *w, float *y)
     product.m = 2;
     product.n = product.k = product.x_stride = product.w_stride = product.y_stride = 64;
     product.y = y;
-    struct hy_state_sequence sequence = {{0, 2}, y + 256, NULL};
-    struct hy_conv_args conv = {x, 64, w, w, 64, 3, y, 64, &sequence, 1};
+    struct hy_state_sequence sequence = {{0, 2}, y + 256, y + 256, NULL, NULL, HYMBA_DTYPE_F32};
+    struct hy_conv_args conv = {x, 64, w, w, 64, 3, y, 64, &sequence, 1, {}};
     ops->copy(device, &there);
     ops->matmul(device, &product);
     ops->conv(device, &conv);
@@ -469,7 +469,7 @@ START_TEST(failed_launch_fails_the_device)
     float *x = (float *)ops->allocate(device, 65536);
     ops->fill(device, x, 0, 65536);
     harness_fail_next("cudaLaunchKernel", 1, cudaErrorLaunchFailure);
-    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64};
+    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64, {}};
     ops->swiglu(device, &args, 2);
     size_t launches = harness_call_count("cudaLaunchKernel");
     ops->swiglu(device, &args, 2);
@@ -493,7 +493,7 @@ START_TEST(lost_device_is_told_by_finish)
     unsigned char back[4] = {1, 2, 3, 4};
     ops->fill(device, x, 0, 65536);
     harness_lose_device(1, cudaErrorIllegalAddress);
-    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64};
+    struct hy_swiglu_args args = {x, 64, x, 64, 64, x, 64, {}};
     struct hy_copy_args here = {HY_COPY_TO_HOST, back, 4, x, 4, 4, 1};
     ops->swiglu(device, &args, 2);
     ops->copy(device, &here);

@@ -1,11 +1,14 @@
 /* The kernels that go row by row in the harness, against the generic ones in plain C. */
 #include "device_test.h"
 
+#include "heads.h"
 #include "rows.h"
 
 extern "C" {
 #include "kernel/ref.h"
 }
+
+#include <memory>
 
 typedef std::vector<float> floats;
 typedef std::vector<unsigned char> bytes;
@@ -153,6 +156,74 @@ static size_t not_kept(size_t n)
     return n > 8 * threads ? n - 8 * threads : 0;
 }
 
+/* Rounded rows on the device, a random distance apart, of bytes that can be seen to stay. */
+struct rounded_rows {
+    size_t n, rows, stride;
+    std::unique_ptr<device_array<uint16_t>> data;
+    struct hy_rounded form() const
+    {
+        struct hy_rounded rounded = {};
+        rounded.dtype = HYMBA_DTYPE_BF16;
+        rounded.data = data->data;
+        rounded.stride = stride;
+        return rounded;
+    }
+};
+
+static struct rounded_rows random_rounded(size_t rows, size_t n)
+{
+    const size_t stride = hy_padded_row(n) + test_random_below(3);
+    return {n, rows, stride,
+            std::unique_ptr<device_array<uint16_t>>(
+                new device_array<uint16_t>(std::vector<uint16_t>(rows * stride, 0x5555)))};
+}
+
+static uint64_t rounded_bytes(size_t n)
+{
+    return 64 * ceil_div(n, 32);
+}
+
+/* What the kernel for rounding alone makes of these rows on the device, bit by bit. */
+static void check_rounded(const struct rounded_rows &actual, const float *x, size_t x_stride,
+                          const char *what)
+{
+    const struct rounded_rows expected = random_rounded(actual.rows, actual.n);
+    struct hy_round_args args = {x, x_stride, actual.n, expected.form()};
+    hy_cuda_round(NULL, &args, actual.rows);
+    check_harness();
+    const std::vector<uint16_t> a = actual.data->read(), b = expected.data->read();
+    for (size_t t = 0; t < actual.rows; t++) {
+        for (size_t i = 0; i < hy_padded_row(actual.n); i++)
+            ck_assert_msg(a[t * actual.stride + i] == b[t * expected.stride + i],
+                          "%s: row %zu, element %zu: %04x, expected %04x", what, t, i,
+                          a[t * actual.stride + i], b[t * expected.stride + i]);
+        for (size_t i = hy_padded_row(actual.n); i < actual.stride; i++)
+            ck_assert_uint_eq(a[t * actual.stride + i], 0x5555);
+    }
+}
+
+/* Runs an op that can round its rows, of rows * width f32 at y: with both forms of the rows and
+ * with the rounded ones alone, whose bits are those of rounding apart. Reads `read` bytes each time. */
+template <typename Args>
+static void check_rounding(Args args, void (*launch)(cudaStream_t, const Args *, size_t),
+                           size_t rows, size_t width, uint64_t read, const char *what)
+{
+    const struct rounded_rows both = random_rounded(rows, width);
+    const struct rounded_rows alone = random_rounded(rows, width);
+    args.rounded = both.form();
+    launch(NULL, &args, rows);
+    check_harness();
+    check_traffic(read, rows * (4 * width + rounded_bytes(width)));
+    check_rounded(both, args.y, args.y_stride, what);
+    const float *y = args.y;
+    args.y = NULL;
+    args.rounded = alone.form();
+    launch(NULL, &args, rows);
+    check_harness();
+    check_traffic(read, rows * rounded_bytes(width));
+    check_rounded(alone, y, args.y_stride, what);
+}
+
 /* Sums of terms of one sign, in another order than the generic kernel's: 3e-6. */
 START_TEST(rms_norm)
 {
@@ -181,6 +252,8 @@ START_TEST(rms_norm)
         check_traffic(4 * rows * (2 * n + not_kept(n)), 4 * rows * n);
         const floats result = device_y.read();
         check_rows(result, y.values, 3e-6, "norm");
+        check_rounding(args, hy_cuda_rms_norm, rows, n, 4 * rows * (2 * n + not_kept(n)), "norm");
+        check_same_bits(device_y.read(), result, "norm with rounding");
 
         args.y = device_x.data;
         args.y_stride = x.stride;
@@ -197,7 +270,7 @@ START_TEST(norm_of_one_row)
     const size_t n = 1000, rows = 5;
     device_array<float> x(random_floats(rows * n, 1.0f)), weight(random_floats(n, 1.0f));
     device_array<float> together(floats(rows * n, 0.0f)), alone(floats(rows * n, 0.0f));
-    struct hy_rms_norm_args args = {x.data, n, weight.data, n, 1e-6f, together.data, n};
+    struct hy_rms_norm_args args = {x.data, n, weight.data, n, 1e-6f, together.data, n, {}};
     hy_cuda_rms_norm(NULL, &args, rows);
     for (size_t t = 0; t < rows; t++) {
         args.x = x.data + t * n;
@@ -206,6 +279,56 @@ START_TEST(norm_of_one_row)
     }
     check_harness();
     check_same_bits(alone.read(), together.read(), "row alone");
+}
+END_TEST
+
+/* Parts of rows in one launch: the bits of a norm of each, where these have as many threads. */
+START_TEST(norm_parts)
+{
+    for (int number = 0; number < CASES; number++) {
+        const size_t rows = random_rows(), most = number % 2 ? 256 : 2048;
+        const size_t sizes[] = {1 + test_random_below(most), test_random_below(most),
+                                number % 2 ? 1 + test_random_below(most) : most};
+        const size_t n = sizes[0] + sizes[1] + sizes[2];
+        const struct matrix x = random_matrix(rows, n, 1.0f);
+        const floats weight = random_floats(n, 1.0f);
+        device_array<float> together(x.values), apart(x.values), device_weight(weight);
+        const struct rounded_rows rounded = random_rounded(rows, sizes[0]);
+        struct hy_norm_parts_args args = {};
+        args.x = together.data;
+        args.x_stride = x.stride;
+        args.epsilon = 1e-6f;
+        uint64_t read = 0;
+        for (size_t i = 0, first = 0; i < HY_NORM_PARTS; first += sizes[i++]) {
+            args.parts[i].weight = device_weight.data + first;
+            args.parts[i].n = sizes[i];
+            read += 4 * rows * 2 * sizes[i]; /* all are kept: 2048 is 8 times 256 */
+            struct hy_rms_norm_args norm = {apart.data + first, x.stride,
+                                            device_weight.data + first, sizes[i], 1e-6f,
+                                            apart.data + first, x.stride, {}};
+            hy_cuda_rms_norm(NULL, &norm, rows);
+        }
+        hy_cuda_norm_parts(NULL, &args, rows);
+        check_harness();
+        check_traffic(read, 4 * rows * n);
+        const floats result = together.read();
+        check_rows(result, apart.read(), 1e-6, "norms of parts"); /* another order of sums */
+        if (number % 2)
+            check_same_bits(result, apart.read(), "norms of parts");
+
+        device_array<float> again(x.values);
+        args.x = again.data;
+        args.rounded = rounded.form();
+        hy_cuda_norm_parts(NULL, &args, rows);
+        check_harness();
+        check_traffic(read, rows * (4 * (n - sizes[0]) + rounded_bytes(sizes[0])));
+        check_rounded(rounded, together.data, x.stride, "first part");
+        const floats rest = again.read();
+        for (size_t t = 0; t < rows; t++)
+            check_same_bits(floats(&rest[t * x.stride + sizes[0]], &rest[t * x.stride] + n),
+                            floats(&result[t * x.stride + sizes[0]], &result[t * x.stride] + n),
+                            "other parts");
+    }
 }
 END_TEST
 
@@ -247,6 +370,9 @@ START_TEST(fuse)
         for (size_t i = 0; i < result.size(); i++) /* of two summands, 4 at most each */
             check_near((double)result[i], (double)y.values[i],
                        concat ? 3e-6 * fabs((double)y.values[i]) : 1e-5, "fusion");
+        check_rounding(args, hy_cuda_fuse, rows, concat ? 2 * n : n,
+                       8 * rows * (2 * n + not_kept(n)), "fusion");
+        check_same_bits(device_y.read(), result, "fusion with rounding");
     }
 }
 END_TEST
@@ -278,6 +404,8 @@ START_TEST(swiglu)
         check_traffic(8 * rows * n, 4 * rows * n);
         const floats result = device_y.read();
         check_rows(result, y.values, 1e-6, "swiglu");
+        check_rounding(args, hy_cuda_swiglu, rows, n, 8 * rows * n, "swiglu");
+        check_same_bits(device_y.read(), result, "swiglu with rounding");
 
         args.y = device_gate.data;
         args.y_stride = gate.stride;
@@ -289,71 +417,136 @@ START_TEST(swiglu)
 }
 END_TEST
 
-START_TEST(rope)
+/* Heads of a case: queries, keys and values side by side in rows. */
+struct heads_case {
+    size_t rows, heads, kv_heads, qk_size, v_size;
+    struct matrix x;
+    floats cosine, sine;
+    size_t k_row, v_row; /* bytes stored */
+    size_t k_apart, v_apart;
+};
+
+/* Odd sizes keep a rest. */
+static struct heads_case random_heads(hymba_dtype dtype, float scale)
 {
+    struct heads_case c = {};
+    const size_t unit = hy_dtype_size(dtype);
+    c.rows = random_rows();
+    c.heads = 1 + test_random_below(6);
+    c.kv_heads = 1 + test_random_below(4);
+    c.qk_size = 2 + test_random_below(140);
+    c.v_size = 1 + test_random_below(140);
+    c.x = random_matrix(c.rows, (c.heads + c.kv_heads) * c.qk_size + c.kv_heads * c.v_size, scale);
+    for (size_t i = 0; i < c.rows * (c.qk_size / 2); i++) {
+        float angle = random_float(10.0f);
+        c.cosine.push_back(cosf(angle));
+        c.sine.push_back(sinf(angle));
+    }
+    c.k_row = hy_cache_row_bytes(dtype, c.qk_size);
+    c.v_row = hy_cache_row_bytes(dtype, c.v_size);
+    c.k_apart = c.rows * c.k_row + unit * test_random_below(4);
+    c.v_apart = c.rows * c.v_row + unit * test_random_below(4);
+    return c;
+}
+
+/* The line that rope_store adds up: bytes of a row. */
+static void check_heads_traffic(const struct heads_case &c, hymba_dtype dtype, bool rotates)
+{
+    const uint64_t half = c.qk_size / 2, rest = c.qk_size % 2;
+    const uint64_t kv = c.kv_heads * ((rotates ? 16 : 8) * half + 4 * rest + 4 * c.v_size);
+    const uint64_t q = rotates ? c.heads * half : 0;
+    check_traffic(c.rows * (16 * q + (dtype == HYMBA_DTYPE_INT8 ? 2 : 1) * kv),
+                  c.rows * (8 * q + c.kv_heads * (c.k_row + c.v_row)));
+}
+
+/* Rotated queries within 4e-7 of generic C's; keys are what generic C stores of numbers rotated
+ * like queries, so a second launch rotates them as queries: bit by bit, and so are values. */
+static void check_rope_store(hymba_dtype dtype, float scale, bool rotates, bool special)
+{
+    struct heads_case c = random_heads(dtype, scale);
+    if (special)
+        mix_special_values(c.x.values);
+    const size_t of_q = c.heads * c.qk_size, of_k = c.kv_heads * c.qk_size;
+    const size_t half = c.qk_size / 2;
+    bytes k_rows(c.kv_heads * c.k_apart, 0x55), v_rows(c.kv_heads * c.v_apart, 0x55);
+    device_array<float> x(c.x.values), as_queries(c.x.values), cosine(c.cosine), sine(c.sine);
+    device_array<unsigned char> stored_k(k_rows), stored_v(v_rows);
+    struct hy_rope_store_args args = {
+        x.data, x.data + of_q, x.data + of_q + of_k, c.x.stride, c.heads, c.kv_heads, c.qk_size,
+        c.v_size, rotates ? cosine.data : NULL, rotates ? sine.data : NULL, dtype, stored_k.data,
+        stored_v.data, c.k_apart, c.v_apart};
+    hy_cuda_rope_store(NULL, &args, c.rows);
+    check_harness();
+    check_heads_traffic(c, dtype, rotates);
+
+    args.q = as_queries.data;
+    args.n_heads = c.heads + c.kv_heads; /* the keys stand behind the queries */
+    args.n_kv_heads = 0;
+    hy_cuda_rope_store(NULL, &args, c.rows);
+    check_harness();
+    const floats rotated = as_queries.read(), result = x.read();
+    struct hy_rope_args rope = {c.x.values.data(), c.x.stride, c.heads, c.qk_size,
+                                c.cosine.data(), c.sine.data()};
+    struct hy_cache_rows_args k = {rotated.data() + of_q, c.x.stride, c.kv_heads, c.qk_size, dtype,
+                                   k_rows.data(), c.k_apart};
+    struct hy_cache_rows_args v = {c.x.values.data() + of_q + of_k, c.x.stride, c.kv_heads,
+                                   c.v_size, dtype, v_rows.data(), c.v_apart};
+    hy_ref_cache_rows(&v, 0, c.rows);
+    hy_ref_cache_rows(&k, 0, c.rows);
+    const bytes actual_k = stored_k.read(), actual_v = stored_v.read();
+    if (dtype == HYMBA_DTYPE_INT8) {
+        ck_assert_mem_eq(actual_k.data(), k_rows.data(), k_rows.size());
+        ck_assert_mem_eq(actual_v.data(), v_rows.data(), v_rows.size());
+    } else {
+        check_elements(actual_k, k_rows, dtype, "keys");
+        check_elements(actual_v, v_rows, dtype, "values");
+    }
+    const floats before = c.x.values;
+    if (rotates && half > 0)
+        hy_ref_rope(&rope, 0, c.rows);
+    for (size_t i = 0; i < result.size(); i++) {
+        if (i % c.x.stride >= of_q) /* the rest stays as it was */
+            ck_assert_uint_eq(hy_f32_to_bits(result[i]), hy_f32_to_bits(before[i]));
+        else if (!special)
+            check_near((double)result[i], (double)c.x.values[i], 4e-7 * (double)scale, "rotation");
+    }
+}
+
+START_TEST(rope_store)
+{
+    const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                 HYMBA_DTYPE_INT8};
+    const float scales[] = {1.0f, 1e-37f, 0.0f, 1e30f};
     for (int number = 0; number < CASES; number++) {
-        const size_t rows = random_rows(), heads = 1 + test_random_below(6);
-        const size_t size = 2 + test_random_below(80), half = size / 2; /* odd ones keep a rest */
-        struct matrix x = random_matrix(rows, heads * size, 1.0f);
-        floats cosine(rows * half), sine(rows * half);
-        for (size_t i = 0; i < rows * half; i++) {
-            float angle = random_float(10.0f);
-            cosine[i] = cosf(angle);
-            sine[i] = sinf(angle);
-        }
-        device_array<float> device_x(x.values), device_cosine(cosine), device_sine(sine);
-        struct hy_rope_args args = {x.values.data(), x.stride, heads, size,
-                                    cosine.data(),   sine.data()};
-        hy_ref_rope(&args, 0, rows);
-        args.x = device_x.data;
-        args.cosine = device_cosine.data;
-        args.sine = device_sine.data;
-        hy_cuda_rope(NULL, &args, rows);
-        check_harness();
-        check_traffic(16 * rows * heads * half, 8 * rows * heads * half);
-        const floats result = device_x.read();
-        for (size_t i = 0; i < result.size(); i++)
-            check_near((double)result[i], (double)x.values[i], 4e-7, "rotation");
+        const hymba_dtype dtype = types[_i];
+        const float scale = dtype == HYMBA_DTYPE_INT8 ? scales[number % 4]
+                            : number % 2              ? 1.0f
+                                                      : 1e-5f;
+        check_rope_store(dtype, scale, number % 3 != 0, number % 5 == 4);
     }
 }
 END_TEST
 
-/* A case of any cache type: rows of heads a few elements further apart than they need. */
-static void check_cache_rows(hymba_dtype dtype, float scale, bool special)
+/* A layer that has another one's keys and values; without a rotation there is nothing to do. */
+START_TEST(queries_alone)
 {
-    const size_t rows = random_rows(), heads = 1 + test_random_below(11);
-    const size_t n = 1 + test_random_below(140), row_bytes = hy_cache_row_bytes(dtype, n);
-    const size_t unit = hy_dtype_size(dtype);
-    const size_t apart = rows * row_bytes + unit * test_random_below(4);
-    struct matrix x = random_matrix(rows, heads * n, scale);
-    if (special)
-        mix_special_values(x.values);
-    bytes expected(heads * apart, 0x55);
-    device_array<float> device_x(x.values);
-    device_array<unsigned char> y(expected);
-    struct hy_cache_rows_args args = {x.values.data(), x.stride, heads, n, dtype,
-                                      expected.data(), apart};
-    hy_ref_cache_rows(&args, 0, rows);
-    args.x = device_x.data;
-    args.y = y.data;
-    hy_cuda_cache_rows(NULL, &args, rows);
+    struct heads_case c = random_heads(HYMBA_DTYPE_BF16, 1.0f);
+    device_array<float> x(c.x.values), cosine(c.cosine), sine(c.sine);
+    struct hy_rope_store_args args = {};
+    args.q = x.data;
+    args.stride = c.x.stride;
+    args.n_heads = c.heads;
+    args.qk_size = c.qk_size;
+    args.v_size = c.v_size;
+    args.dtype = HYMBA_DTYPE_BF16;
+    const size_t before = harness_launch_count();
+    hy_cuda_rope_store(NULL, &args, c.rows);
+    ck_assert_uint_eq(harness_launch_count(), before);
+    args.cosine = cosine.data;
+    args.sine = sine.data;
+    hy_cuda_rope_store(NULL, &args, c.rows);
     check_harness();
-    check_traffic((dtype == HYMBA_DTYPE_INT8 ? 8 : 4) * rows * heads * n,
-                  rows * heads * row_bytes);
-    const bytes stored = y.read();
-    if (dtype == HYMBA_DTYPE_INT8)
-        ck_assert_mem_eq(stored.data(), expected.data(), expected.size());
-    else
-        check_elements(stored, expected, dtype, "cache");
-}
-
-START_TEST(cache_rows)
-{
-    const float scales[] = {1.0f, 1e-37f, 0.0f, 1e30f};
-    for (int number = 0; number < 3 * CASES; number++) {
-        check_cache_rows(float_types[number % 3], number % 2 ? 1.0f : 1e-5f, number % 5 == 0);
-        check_cache_rows(HYMBA_DTYPE_INT8, scales[number % 4], number % 3 == 0);
-    }
+    check_traffic(16 * c.rows * c.heads * (c.qk_size / 2), 8 * c.rows * c.heads * (c.qk_size / 2));
 }
 END_TEST
 
@@ -414,18 +607,19 @@ START_TEST(no_rows)
     const size_t before = harness_launch_count();
     struct hy_embed_args embed_args = {};
     struct hy_rms_norm_args norm_args = {};
-    struct hy_rope_args rope_args = {};
-    struct hy_cache_rows_args cache_args = {};
+    struct hy_rope_store_args heads_args = {};
+    struct hy_norm_parts_args parts_args = {};
     struct hy_fuse_args fuse_args = {};
     struct hy_swiglu_args swiglu_args = {};
     struct hy_round_args round_args = {};
     struct hy_convert_args convert_args = {};
     embed_args.table.columns = norm_args.n = fuse_args.n = swiglu_args.n = round_args.n = 8;
-    rope_args.n_heads = rope_args.head_size = cache_args.n_heads = cache_args.head_size = 8;
+    heads_args.n_heads = heads_args.n_kv_heads = heads_args.qk_size = heads_args.v_size = 8;
+    parts_args.parts[1].n = 8;
     hy_cuda_embed(NULL, &embed_args, 0);
     hy_cuda_rms_norm(NULL, &norm_args, 0);
-    hy_cuda_rope(NULL, &rope_args, 0);
-    hy_cuda_cache_rows(NULL, &cache_args, 0);
+    hy_cuda_rope_store(NULL, &heads_args, 0);
+    hy_cuda_norm_parts(NULL, &parts_args, 0);
     hy_cuda_fuse(NULL, &fuse_args, 0);
     hy_cuda_swiglu(NULL, &swiglu_args, 0);
     hy_cuda_round(NULL, &round_args, 0);
@@ -445,10 +639,11 @@ int main(void)
     tcase_add_test(tcase, embed_quantised);
     tcase_add_test(tcase, rms_norm);
     tcase_add_test(tcase, norm_of_one_row);
+    tcase_add_test(tcase, norm_parts);
     tcase_add_test(tcase, fuse);
     tcase_add_test(tcase, swiglu);
-    tcase_add_test(tcase, rope);
-    tcase_add_test(tcase, cache_rows);
+    tcase_add_loop_test(tcase, rope_store, 0, 4);
+    tcase_add_test(tcase, queries_alone);
     tcase_add_test(tcase, round_to_bf16);
     tcase_add_loop_test(tcase, convert, 0, 9);
     tcase_add_test(tcase, no_rows);

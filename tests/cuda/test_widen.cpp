@@ -24,46 +24,36 @@ static struct part random_part(size_t columns, size_t step)
             columns + step * test_random_below(3)};
 }
 
-static const float untouched = -7.0f; /* in all types */
+static const float untouched = -7.0f;
 
 /* Expands the part of w, whose arrays are the device's, from rows `stride` apart. */
-static bytes widen(const struct hy_matrix &w, size_t stride, const struct part &part,
-                   hymba_dtype y_dtype)
+static floats widen(const struct hy_matrix &w, size_t stride, const struct part &part)
 {
-    const size_t n = part.n_rows * part.y_stride;
-    bytes y(n * hy_dtype_size(y_dtype));
-    hy_row_from_f32(floats(n, untouched).data(), y_dtype, y.data(), n);
-    device_array<unsigned char> device_y(y);
+    device_array<float> y(floats(part.n_rows * part.y_stride, untouched));
     struct hy_widen_args args = {};
     args.w = w;
     args.stride = stride;
     args.first = part.first;
     args.n_rows = part.n_rows;
-    args.y_dtype = y_dtype;
-    args.y = device_y.data;
+    args.y = y.data;
     args.y_stride = part.y_stride;
     hy_cuda_widen(NULL, &args);
     check_harness();
-    return device_y.read();
+    return y.read();
 }
 
 /* Row j of the part is the rows' row first + j; what lies between rows stays. A NaN may have
  * another payload. */
-static void check_part(const bytes &y, hymba_dtype y_dtype, const struct part &part,
-                       const floats &rows, size_t columns)
+static void check_part(const floats &y, const struct part &part, const floats &rows, size_t columns)
 {
     for (size_t j = 0; j < part.n_rows; j++) {
-        floats expected(part.y_stride, untouched);
-        for (size_t i = 0; i < columns; i++)
-            expected[i] = rows[(part.first + j) * columns + i];
         for (size_t i = 0; i < part.y_stride; i++) {
-            float found = hy_load_element(y.data(), y_dtype, j * part.y_stride + i);
-            if (y_dtype == HYMBA_DTYPE_BF16)
-                expected[i] = hy_bf16_to_f32(hy_f32_to_bf16(expected[i]));
-            ck_assert_msg(hy_f32_to_bits(found) == hy_f32_to_bits(expected[i])
-                              || (isnan(found) && isnan(expected[i])),
+            float found = y[j * part.y_stride + i];
+            float expected = i < columns ? rows[(part.first + j) * columns + i] : untouched;
+            ck_assert_msg(hy_f32_to_bits(found) == hy_f32_to_bits(expected)
+                              || (isnan(found) && isnan(expected)),
                           "row %zu, element %zu: %.9g, expected %.9g", j, i, (double)found,
-                          (double)expected[i]);
+                          (double)expected);
         }
     }
 }
@@ -81,7 +71,7 @@ START_TEST(floats_to_f32)
             rows[i] = hy_load_element(data.data(), dtype, i / columns * stride + i % columns);
         device_array<unsigned char> device_data(data);
         const struct hy_matrix w = {device_data.data, dtype, ROWS, columns, NULL, 0};
-        check_part(widen(w, stride, part, HYMBA_DTYPE_F32), HYMBA_DTYPE_F32, part, rows, columns);
+        check_part(widen(w, stride, part), part, rows, columns);
         check_traffic(2 * part.n_rows * columns, 4 * part.n_rows * columns);
     }
 }
@@ -91,8 +81,7 @@ END_TEST
 START_TEST(quantised_as_generic_c_has_them)
 {
     static const float scales[] = {0.0f, -0.0f, INFINITY, NAN, 3.3e38f, 1e-40f};
-    const hymba_dtype dtype = _i % 2 ? HYMBA_DTYPE_INT8 : HYMBA_DTYPE_INT4;
-    const hymba_dtype y_dtype = _i / 2 ? HYMBA_DTYPE_F32 : HYMBA_DTYPE_BF16;
+    const hymba_dtype dtype = _i ? HYMBA_DTYPE_INT8 : HYMBA_DTYPE_INT4;
     for (int number = 0; number < CASES; number++) {
         const size_t group = 32 * (1 + test_random_below(3));
         const size_t columns = group * (1 + test_random_below(number % 4 ? 4 : 40));
@@ -110,12 +99,12 @@ START_TEST(quantised_as_generic_c_has_them)
         struct hy_matrix w = host;
         w.data = data.data;
         w.scales = device_scales.data;
-        check_part(widen(w, columns, part, y_dtype), y_dtype, part, rows, columns);
+        check_part(widen(w, columns, part), part, rows, columns);
         check_traffic(part.n_rows * (hy_row_bytes(dtype, columns) + columns / 4),
-                      part.n_rows * columns * hy_dtype_size(y_dtype));
+                      4 * part.n_rows * columns);
         check_distinct_traffic(part.n_rows * (hy_row_bytes(dtype, columns)
                                               + 2 * columns / matrix.group),
-                               part.n_rows * columns * hy_dtype_size(y_dtype));
+                               4 * part.n_rows * columns);
     }
 }
 END_TEST
@@ -140,7 +129,7 @@ int main(void)
     tcase_set_timeout(tcase, 300);
     tcase_add_checked_fixture(tcase, harness_reset, NULL);
     tcase_add_test(tcase, floats_to_f32);
-    tcase_add_loop_test(tcase, quantised_as_generic_c_has_them, 0, 4);
+    tcase_add_loop_test(tcase, quantised_as_generic_c_has_them, 0, 2);
     tcase_add_test(tcase, nothing);
     suite_add_tcase(suite, tcase);
     return test_main(suite);

@@ -22,6 +22,12 @@ struct scan_case {
     size_t y_size;
 };
 
+/* A place for the state behind a segment: that of the state before it, or one of its own. */
+static void *place_after(const void *before, size_t n, bool in_place)
+{
+    return in_place ? (void *)before : zero_floats(n);
+}
+
 static void random_batch(struct batch *batch, size_t n, size_t n_old_inputs, size_t state_size)
 {
     *batch = (struct batch){.n_sequences = 1 + test_random_below(MOST_SEQUENCES), .n = n};
@@ -33,20 +39,26 @@ static void random_batch(struct batch *batch, size_t n, size_t n_old_inputs, siz
         if (s == 0)
             n_rows++;
         sequence->segment = (struct hy_segment){batch->n_rows, n_rows};
-        sequence->conv_state = random_floats(batch->conv_size, 1.0f);
-        sequence->ssm_state = random_floats(batch->ssm_size, 1.0f);
+        bool in_place = n_rows == 0 || test_random_below(2) == 0;
+        sequence->conv_before = random_floats(batch->conv_size, 1.0f);
+        sequence->conv_after = place_after(sequence->conv_before, batch->conv_size, in_place);
+        sequence->ssm_before = random_floats(batch->ssm_size, 1.0f);
+        sequence->ssm_after = place_after(sequence->ssm_before, batch->ssm_size, in_place);
+        sequence->state_type = HYMBA_DTYPE_F32;
         batch->n_rows += n_rows;
     }
 }
 
-/* The same rows with copies of the states. */
+/* The same rows with copies of the states, in place. */
 static struct batch copy_batch(const struct batch *batch)
 {
     struct batch copy = *batch;
     for (size_t s = 0; s < batch->n_sequences; s++) {
-        copy.sequences[s].conv_state = copy_floats(batch->sequences[s].conv_state,
-                                                   batch->conv_size);
-        copy.sequences[s].ssm_state = copy_floats(batch->sequences[s].ssm_state, batch->ssm_size);
+        struct hy_state_sequence *sequence = &copy.sequences[s];
+        sequence->conv_after = copy_floats(sequence->conv_before, batch->conv_size);
+        sequence->conv_before = sequence->conv_after;
+        sequence->ssm_after = copy_floats(sequence->ssm_before, batch->ssm_size);
+        sequence->ssm_before = sequence->ssm_after;
     }
     return copy;
 }
@@ -54,9 +66,9 @@ static struct batch copy_batch(const struct batch *batch)
 static void check_same_states(const struct batch *a, const struct batch *b)
 {
     for (size_t s = 0; s < a->n_sequences; s++) {
-        check_same_bits(a->sequences[s].conv_state, b->sequences[s].conv_state, a->conv_size,
+        check_same_bits(a->sequences[s].conv_after, b->sequences[s].conv_after, a->conv_size,
                         "convolution state");
-        check_same_bits(a->sequences[s].ssm_state, b->sequences[s].ssm_state, a->ssm_size,
+        check_same_bits(a->sequences[s].ssm_after, b->sequences[s].ssm_after, a->ssm_size,
                         "scan state");
     }
 }
@@ -84,8 +96,9 @@ static void random_conv(struct conv_case *test)
 static double conv_input(const struct hy_conv_args *args, const struct hy_state_sequence *before,
                          ptrdiff_t t, size_t channel)
 {
+    const float *old = before->conv_before;
     if (t < 0)
-        return (double)before->conv_state[(args->width - 1 - (size_t)-t) * args->n + channel];
+        return (double)old[(args->width - 1 - (size_t)-t) * args->n + channel];
     return (double)args->x[(before->segment.row + (size_t)t) * args->x_stride + channel];
 }
 
@@ -95,6 +108,7 @@ static void check_conv(const struct conv_case *test, const struct batch *before)
     const struct hy_conv_args *args = &test->args;
     for (size_t s = 0; s < before->n_sequences; s++) {
         const struct hy_state_sequence *old = &before->sequences[s];
+        const float *state = test->batch.sequences[s].conv_after;
         ptrdiff_t n_rows = (ptrdiff_t)old->segment.n_rows, width = (ptrdiff_t)args->width;
         for (size_t i = 0; i < args->n; i++) {
             for (ptrdiff_t t = 0; t < n_rows; t++) {
@@ -107,9 +121,8 @@ static void check_conv(const struct conv_case *test, const struct batch *before)
                            "convolution");
             }
             for (ptrdiff_t j = 0; j + 1 < width; j++)
-                ck_assert_double_eq(
-                    (double)test->batch.sequences[s].conv_state[(size_t)j * args->n + i],
-                    conv_input(args, old, n_rows - width + 1 + j, i));
+                ck_assert_double_eq((double)state[(size_t)j * args->n + i],
+                                    conv_input(args, old, n_rows - width + 1 + j, i));
         }
     }
 }
@@ -201,9 +214,10 @@ static void check_scan_channel(const struct scan_case *test, const struct batch 
 {
     const struct hy_scan_args *args = &test->args;
     const struct hy_state_sequence *old = &before->sequences[s];
+    const float *state = old->ssm_before, *after = test->batch.sequences[s].ssm_after;
     double h[70], sizes[70], unit = 1e-6;
     for (size_t j = 0; j < args->state_size; j++) {
-        h[j] = (double)old->ssm_state[j * args->n + channel];
+        h[j] = (double)state[j * args->n + channel];
         sizes[j] = fabs(h[j]);
     }
     for (size_t t = old->segment.row; t < old->segment.row + old->segment.n_rows; t++) {
@@ -225,8 +239,8 @@ static void check_scan_channel(const struct scan_case *test, const struct batch 
         unit += 1e-6;
     }
     for (size_t j = 0; j < args->state_size; j++)
-        check_near((double)test->batch.sequences[s].ssm_state[j * args->n + channel], h[j],
-                   unit * (sizes[j] + 1e-3), "scan state");
+        check_near((double)after[j * args->n + channel], h[j], unit * (sizes[j] + 1e-3),
+                   "scan state");
 }
 
 START_TEST(scan_against_double)
@@ -308,7 +322,8 @@ static double tiny_scan(const struct hy_kernels *kernels, float dt, float a, flo
                         float z)
 {
     float one = 1.0f, zero = 0.0f, y;
-    struct hy_state_sequence sequence = {{0, 1}, NULL, &h};
+    struct hy_state_sequence sequence = {
+        .segment = {0, 1}, .ssm_before = &h, .ssm_after = &h, .state_type = HYMBA_DTYPE_F32};
     struct hy_scan_args args = {
         .dt = &dt, .dt_stride = 1, .x = &x, .x_stride = 1, .z = &z, .z_stride = 1,
         .b = &one, .c = &one, .bc_stride = 1, .a = &a, .d = &zero, .n = 1, .state_size = 1,

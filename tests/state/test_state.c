@@ -292,6 +292,15 @@ static void mark_written(const struct world *world, struct expected *expected, u
         expected->ring[(position - world->layout.n_meta) % world->layout.ring_rows] = position;
 }
 
+/* Puts a block of this test's in the place of the recurrent state, as a step on a device does. */
+static void exchange_recurrent(const struct world *world, struct hy_state *state)
+{
+    size_t bytes = world->layout.recurrent_bytes;
+    unsigned char *other = hy_store_alloc_zero(state->memory, NULL, bytes);
+    ck_assert_ptr_nonnull(other);
+    hy_store_free(state->memory, NULL, hy_state_exchange_recurrent(state, other), bytes);
+}
+
 static void append(struct world *world, struct slot *slot, size_t n_rows)
 {
     struct expected *expected = &slot->expected;
@@ -305,6 +314,8 @@ static void append(struct world *world, struct slot *slot, size_t n_rows)
     expected->position += n_rows;
     expected->recurrent = world->next_stamp++;
     fill_working(world, expected->recurrent);
+    if (!slot->state.is_meta && test_random() < 0.3)
+        exchange_recurrent(world, &slot->state);
     hy_state_store_recurrent(&slot->state, world->working);
 }
 

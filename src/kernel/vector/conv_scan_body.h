@@ -21,7 +21,7 @@ static const float *conv_row(const struct hy_conv_args *args,
 {
     size_t n_old = args->width - 1;
     if (index < n_old)
-        return sequence->conv_state + index * args->n;
+        return (const float *)sequence->conv_before + index * args->n;
     return args->x + (sequence->segment.row + index - n_old) * args->x_stride;
 }
 
@@ -46,8 +46,9 @@ static void conv_channels(const struct hy_conv_args *args, struct channels chann
         conv_output(args, channels, t);
     if (n_rows == 0)
         return;
+    float *after = channels.sequence->conv_after;
     for (size_t j = 0; j + 1 < args->width; j++)
-        memcpy(channels.sequence->conv_state + j * args->n + channels.begin,
+        memcpy(after + j * args->n + channels.begin,
                conv_row(args, channels.sequence, n_rows + j) + channels.begin,
                (channels.end - channels.begin) * sizeof(float));
 }
@@ -92,19 +93,22 @@ enum { FETCH_CHANNELS = 64 };
 static void scan_channels(const struct hy_scan_args *args, struct channels channels)
 {
     vec h[NEAR_STATES], a[NEAR_STATES];
+    if (channels.sequence->segment.n_rows == 0)
+        return;
     for (size_t i = channels.begin; i < channels.end; i += LANES) {
         size_t count = lanes_at(i, channels.end);
-        float *state = channels.sequence->ssm_state + i;
+        const float *before = (const float *)channels.sequence->ssm_before + i;
+        float *after = (float *)channels.sequence->ssm_after + i;
         for (size_t s = 0; s < args->state_size; s++) {
             const float *a_row = args->a + s * args->n + i;
-            h[s] = vec_load_n(state + s * args->n, count);
+            h[s] = vec_load_n(before + s * args->n, count);
             a[s] = vec_load_n(a_row, count);
-            __builtin_prefetch(state + s * args->n + FETCH_CHANNELS, 1, 3);
+            __builtin_prefetch(before + s * args->n + FETCH_CHANNELS, 1, 3);
             __builtin_prefetch(a_row + FETCH_CHANNELS, 0, 3);
         }
         scan_rows(args, &channels.sequence->segment, i, count, h, a);
         for (size_t s = 0; s < args->state_size; s++)
-            vec_store_n(state + s * args->n, h[s], count);
+            vec_store_n(after + s * args->n, h[s], count);
     }
 }
 
