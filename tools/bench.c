@@ -4,57 +4,14 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "bandwidth.h"
+#include "bench.h"
 #include "interrupt.h"
-#include "library.h"
-#include "output.h"
 #include "verbs.h"
 
 enum { ROWS_MOST = OPTION_ITEMS_MOST + OPTION_ITEMS_MOST * OPTION_ITEMS_MOST, PIECE_TOKENS = 512 };
 
 /* Of a device's memory; with less, copies would say nothing. */
 enum { LEAST_COPIED = 2 << 20 };
-
-struct bench_options {
-    const char *model;
-    struct option_list prefill, depth, batch;
-    uint64_t decode;
-    uint64_t read_buffer; /* megabytes */
-    bool separate;
-    bool json;
-    struct compute_options compute;
-};
-
-struct row {
-    bool is_prefill;
-    uint64_t tokens, depth, batch;
-    double tok_per_s;
-    double steps_per_s; /* passes over the weights */
-    double bytes_per_step;
-    double operations_per_s; /* of matrix products, two for each multiply-add */
-    double read_bandwidth;   /* bytes per second, beside this row */
-};
-
-struct bench {
-    const struct bench_options *options;
-    hymba_model *model;
-    hymba_model_info info;
-    hymba_context *context;
-    hymba_context_info context_info;
-    hymba_session *session; /* prompts and depths */
-    hymba_session **batch;  /* of a decode row */
-    size_t n_batch;
-    uint64_t random;
-    struct row *rows;
-    size_t n_rows;
-    double load_seconds;
-    uint64_t peak_bytes;
-    struct bandwidth *bandwidth; /* NULL on a device, where copies of so many bytes are measured */
-    uint64_t copied_bytes;
-    double read_bandwidth; /* bytes per second, the last measured */
-    double best_bandwidth;
-    double matrix_rate;    /* operations per second */
-};
 
 static void describe(struct option_set *set, struct bench_options *options)
 {
@@ -65,7 +22,8 @@ static void describe(struct option_set *set, struct bench_options *options)
                   "peak of resident memory without this program's own buffer, and the machine's\n"
                   "read bandwidth over a buffer of several gigabytes: before and after each row,\n"
                   "whose share is of the higher rate of the two. On a device it is that of copies\n"
-                  "within the device's memory, bytes read and written.\n"
+                  "within the device's memory, bytes read and written; tokens are chosen there,\n"
+                  "too.\n"
                   "The sessions of a batch are forks of one: what full-attention layers keep of\n"
                   "the tokens up to the depth is one copy in memory, unless --separate is given.\n"
                   "Bytes per step are what a pass must read at least once: weights, cached keys\n"
@@ -87,6 +45,10 @@ static void describe(struct option_set *set, struct bench_options *options)
     option_integer(set, 0, "read-buffer", &options->read_buffer, 64, 1u << 20,
                    "megabytes read to measure the bandwidth, but at most a third\n"
                    "of the free memory, on a device what is free (default: 4096)");
+    option_flag(set, 0, "kernels", &options->kernels,
+                "run each row once more, with a table of its kernels:\n"
+                "time, share of bandwidth and of products; on a device\n"
+                "each has the way there and back in its time");
     option_flag(set, 0, "json", &options->json,
                 "print a JSON object: read_gb_s, matrix_gflop_s, rows...");
     add_compute_options(set, &options->compute);
@@ -176,113 +138,7 @@ static void free_batch(struct bench *bench)
 
 /* -------------------------------------------------------------------- rows */
 
-/* Entries of cached keys and values that a pass reads, over the layers that own a cache; layers
- * that share one read it once. */
-struct entries {
-    uint64_t meta;   /* of the meta tokens, which all sessions have in common */
-    uint64_t full;   /* of layers that attend to all tokens */
-    uint64_t window; /* of layers that attend to the last ones */
-};
-
-/* In a session of so many tokens. */
-static int count_cache_entries(const struct bench *bench, uint64_t tokens, struct entries *entries)
-{
-    hymba_error error;
-    uint32_t n_layers = bench->info.n_layers;
-    struct entries *owners = take_memory(n_layers, sizeof *owners);
-    hymba_status status = HYMBA_OK;
-    hymba_error_init(&error, sizeof error);
-    memset(owners, 0, n_layers * sizeof *owners);
-    memset(entries, 0, sizeof *entries);
-    for (uint32_t i = 0; i < n_layers && status == HYMBA_OK; i++) {
-        hymba_layer_info layer = {.struct_size = sizeof layer};
-        status = hymba_model_get_layer_info(bench->model, i, &layer, &error);
-        if (status != HYMBA_OK || layer.kv_layer < 0)
-            continue;
-        struct entries *owner = &owners[layer.kv_layer];
-        uint64_t seen = tokens < layer.window ? tokens : layer.window;
-        owner->meta = bench->info.n_meta_tokens;
-        if (layer.attention != HYMBA_ATTENTION_WINDOW)
-            owner->full = tokens;
-        else if (owner->window < seen)
-            owner->window = seen;
-    }
-    for (uint32_t i = 0; i < n_layers; i++) {
-        entries->meta += owners[i].meta;
-        entries->full += owners[i].full;
-        if (owners[i].full == 0)
-            entries->window += owners[i].window;
-    }
-    free(owners);
-    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
-}
-
-/* Bytes that a pass of a batch reads at least: forks have the full layers' entries in common, but
- * for those of their own few tokens. */
-static int step_bytes(const struct bench *bench, uint64_t tokens, uint64_t batch, double *bytes)
-{
-    hymba_memory_info memory = {0};
-    struct entries entries = {0};
-    int status = get_memory_info(bench->model, &bench->options->compute, tokens, &memory);
-    if (status == STATUS_OK)
-        status = count_cache_entries(bench, tokens, &entries);
-    hymba_dtype cache_type = bench->context_info.cache_type;
-    size_t scale_bytes = cache_type == HYMBA_DTYPE_INT8 ? sizeof(float) : 0; /* of each vector */
-    double entry_bytes = (double)bench->info.n_kv_heads *
-                         ((double)(bench->info.qk_head_size + bench->info.v_head_size) *
-                              (double)hymba_dtype_size(cache_type) +
-                          2 * (double)scale_bytes);
-    uint64_t copies = bench->options->separate ? batch : 1;
-    *bytes = (double)bench->info.pass_bytes +
-             entry_bytes *
-                 (double)(entries.meta + copies * entries.full + batch * entries.window) +
-             (double)(batch * (memory.conv_bytes + memory.ssm_bytes));
-    return status;
-}
-
-/* Sum over the first n positions of the keys each one sees, at most most. */
-static double sum_of_keys(double n, double most)
-{
-    return n <= most ? n * (n + 1) / 2 : most * (most + 1) / 2 + (n - most) * most;
-}
-
-/* Operations of attention's products for the tokens from begin to end of a session: what the mask
- * lets through, meta tokens included. */
-static int attention_operations(const struct bench *bench, uint64_t begin, uint64_t end,
-                                double *operations)
-{
-    hymba_error error;
-    const hymba_model_info *info = &bench->info;
-    double keys = 0, meta = (double)(end - begin) * info->n_meta_tokens;
-    hymba_error_init(&error, sizeof error);
-    for (uint32_t i = 0; i < info->n_layers; i++) {
-        hymba_layer_info layer = {.struct_size = sizeof layer};
-        hymba_status status = hymba_model_get_layer_info(bench->model, i, &layer, &error);
-        if (status != HYMBA_OK)
-            return fail_library(NULL, status, &error);
-        if (layer.attention == HYMBA_ATTENTION_NONE)
-            continue;
-        double most = layer.attention == HYMBA_ATTENTION_WINDOW ? layer.window + 1.0 : 1e18;
-        keys += meta + sum_of_keys((double)end, most) - sum_of_keys((double)begin, most);
-    }
-    *operations = 2.0 * keys * info->n_heads * (info->qk_head_size + info->v_head_size);
-    return STATUS_OK;
-}
-
-/* Operations of products that a second of the row held: positions begin .. end of each session. */
-static int count_operations(const struct bench *bench, uint64_t begin, uint64_t end,
-                            double logits_share, struct row *row)
-{
-    double attention = 0;
-    int status = attention_operations(bench, begin, end, &attention);
-    double weights = (double)bench->info.projection_parameters +
-                     logits_share * bench->info.vocabulary_size * bench->info.hidden_size;
-    row->operations_per_s =
-        row->tok_per_s * (2.0 * weights + attention / (double)(end - begin));
-    return status;
-}
-
-static bool is_on_device(const struct bench *bench)
+bool bench_is_on_device(const struct bench *bench)
 {
     return strcmp(bench->context_info.device, "cpu") != 0;
 }
@@ -306,7 +162,7 @@ static int measure_copies(struct bench *bench)
 /* The machine's speed may change from row to row: the bandwidth is measured beside each. */
 static int measure_bandwidth(struct bench *bench)
 {
-    int status = is_on_device(bench)
+    int status = bench_is_on_device(bench)
                      ? measure_copies(bench)
                      : bandwidth_measure(bench->bandwidth, &bench->read_bandwidth);
     if (bench->read_bandwidth > bench->best_bandwidth)
@@ -321,71 +177,146 @@ static int add_row(struct bench *bench, const struct row *row, uint64_t mean_dep
     *added = *row;
     int status = measure_bandwidth(bench);
     added->read_bandwidth = before > bench->read_bandwidth ? before : bench->read_bandwidth;
-    return status == STATUS_OK ? step_bytes(bench, mean_depth, row->batch, &added->bytes_per_step)
-                               : status;
+    if (status == STATUS_OK)
+        status = bench_step_bytes(bench, mean_depth, row->batch, &added->bytes_per_step);
+    return status;
+}
+
+static hymba_status feed_prompt(struct bench *bench, uint64_t tokens, double *seconds,
+                                hymba_error *error)
+{
+    hymba_status status = hymba_session_reset(bench->session, error);
+    double begun = seconds_now();
+    if (status == HYMBA_OK)
+        status = feed(bench, bench->session, tokens, error);
+    *seconds = seconds_now() - begun;
+    return status;
 }
 
 /* Prompts are repeated until they have taken a second together, at most five times. */
-static int bench_prefill(struct bench *bench, uint64_t tokens)
+static hymba_status feed_prompts(struct bench *bench, uint64_t tokens, double *seconds,
+                                 hymba_error *error)
 {
-    hymba_error error;
-    hymba_session *session = bench->session;
-    hymba_status status = HYMBA_OK;
     double total = 0;
     int runs = 0;
-    hymba_error_init(&error, sizeof error);
-    for (; runs < 5 && total < 1 && status == HYMBA_OK; runs++) {
-        status = hymba_session_reset(session, &error);
-        double begun = seconds_now();
-        if (status == HYMBA_OK)
-            status = feed(bench, session, tokens, &error);
-        total += seconds_now() - begun;
+    for (; runs < 5 && total < 1; runs++) {
+        hymba_status status = feed_prompt(bench, tokens, seconds, error);
+        if (status != HYMBA_OK)
+            return status;
+        total += *seconds;
     }
-    if (status != HYMBA_OK)
-        return fail_library(NULL, status, &error);
+    *seconds = total / runs;
+    return HYMBA_OK;
+}
+
+static hymba_status feed_measured(struct bench *bench, uint64_t tokens, struct row *row,
+                                  hymba_error *error)
+{
+    double seconds;
+    hymba_status status = bench_begin_kernels(bench, error);
+    if (status == HYMBA_OK)
+        status = feed_prompt(bench, tokens, &seconds, error);
+    return status == HYMBA_OK ? bench_end_kernels(bench, row, error) : status;
+}
+
+/* As feed divides the prompt. */
+static uint64_t count_passes(const struct bench *bench, uint64_t tokens)
+{
     uint64_t step = bench->context_info.max_step_tokens;
     uint64_t passes = 0;
-    for (uint64_t left = tokens; left > 0;) { /* as feed divides the prompt */
+    for (uint64_t left = tokens; left > 0;) {
         uint64_t piece = left < PIECE_TOKENS ? left : PIECE_TOKENS;
         passes += (piece + step - 1) / step;
         left -= piece;
     }
-    struct row row = {.is_prefill = true, .tokens = tokens, .batch = 1,
-                            .tok_per_s = (double)tokens * runs / total,
-                            .steps_per_s = (double)passes * runs / total};
-    int status_of_count = count_operations(bench, 0, tokens, 1.0 / (double)tokens, &row);
+    return passes;
+}
+
+static int bench_prefill(struct bench *bench, uint64_t tokens)
+{
+    hymba_error error;
+    double seconds = 0;
+    struct row row = {.is_prefill = true, .tokens = tokens, .batch = 1};
+    hymba_error_init(&error, sizeof error);
+    hymba_status status = feed_prompts(bench, tokens, &seconds, &error);
+    if (status == HYMBA_OK && bench->options->kernels)
+        status = feed_measured(bench, tokens, &row, &error);
+    if (status != HYMBA_OK)
+        return fail_library(NULL, status, &error);
+    row.tok_per_s = (double)tokens / seconds;
+    row.steps_per_s = (double)count_passes(bench, tokens) / seconds;
+    int status_of_count = bench_count_operations(bench, 0, tokens, 1.0 / (double)tokens, &row);
     return status_of_count == STATUS_OK ? add_row(bench, &row, tokens / 2) : status_of_count;
 }
 
-static hymba_status decode_step(struct bench *bench, hymba_batch_item *items, size_t batch,
-                                int32_t *tokens, hymba_error *error)
+/* What decoding works with, for each session. */
+struct decoding {
+    hymba_batch_item *items;
+    int32_t *tokens, *chosen;
+};
+
+/* The token that would follow is not used: it would be the same again and again. */
+static hymba_status decode_step(struct bench *bench, const struct decoding *decoding,
+                                size_t batch, hymba_error *error)
 {
+    hymba_batch_item *items = decoding->items;
     for (size_t i = 0; i < batch; i++) {
-        tokens[i] = random_token(bench);
+        decoding->tokens[i] = random_token(bench);
         items[i].session = bench->batch[i];
-        items[i].tokens = &tokens[i];
+        items[i].tokens = &decoding->tokens[i];
         items[i].n_tokens = 1;
-        items[i].logits = HYMBA_LOGITS_LAST;
+        items[i].logits = items[i].sampler ? HYMBA_LOGITS_NONE : HYMBA_LOGITS_LAST;
     }
     return interrupted() ? HYMBA_ERROR_CANCELLED
                          : hymba_context_decode(bench->context, items, sizeof items[0], batch,
                                                 error);
 }
 
+/* A device brings tokens to the host, not logits. */
+static hymba_status add_samplers(struct decoding *decoding, size_t batch, hymba_error *error)
+{
+    hymba_sampler_params greedy;
+    hymba_status status = HYMBA_OK;
+    hymba_sampler_params_init(&greedy, sizeof greedy);
+    greedy.temperature = 0;
+    for (size_t i = 0; i < batch && status == HYMBA_OK; i++) {
+        decoding->items[i].token = &decoding->chosen[i];
+        status = hymba_sampler_create(&greedy, NULL, &decoding->items[i].sampler, error);
+    }
+    return status;
+}
+
 static hymba_status decode_steps(struct bench *bench, size_t batch, double *seconds,
                                  hymba_error *error)
 {
-    hymba_batch_item *items = take_memory(batch, sizeof *items);
-    int32_t *tokens = take_memory(batch, sizeof *tokens);
-    hymba_status status = HYMBA_OK;
-    memset(items, 0, batch * sizeof *items);
+    struct decoding decoding = {
+        .items = take_memory(batch, sizeof *decoding.items),
+        .tokens = take_memory(batch, sizeof *decoding.tokens),
+        .chosen = take_memory(batch, sizeof *decoding.chosen),
+    };
+    memset(decoding.items, 0, batch * sizeof *decoding.items);
+    hymba_status status = bench_is_on_device(bench) ? add_samplers(&decoding, batch, error)
+                                                    : HYMBA_OK;
     double begun = seconds_now();
     for (uint64_t step = 0; step < bench->options->decode && status == HYMBA_OK; step++)
-        status = decode_step(bench, items, batch, tokens, error);
+        status = decode_step(bench, &decoding, batch, error);
     *seconds = seconds_now() - begun;
-    free(tokens);
-    free(items);
+    for (size_t i = 0; i < batch; i++)
+        hymba_sampler_release(decoding.items[i].sampler);
+    free(decoding.chosen);
+    free(decoding.tokens);
+    free(decoding.items);
     return status;
+}
+
+static hymba_status decode_measured(struct bench *bench, size_t batch, struct row *row,
+                                    hymba_error *error)
+{
+    double seconds;
+    hymba_status status = bench_begin_kernels(bench, error);
+    if (status == HYMBA_OK)
+        status = decode_steps(bench, batch, &seconds, error);
+    return status == HYMBA_OK ? bench_end_kernels(bench, row, error) : status;
 }
 
 static int bench_decode(struct bench *bench, uint64_t depth, uint64_t batch)
@@ -393,17 +324,19 @@ static int bench_decode(struct bench *bench, uint64_t depth, uint64_t batch)
     hymba_error error;
     uint64_t steps = bench->options->decode;
     double seconds = 0;
+    struct row row = {.tokens = steps, .depth = depth, .batch = batch};
     hymba_error_init(&error, sizeof error);
     hymba_status status = make_batch(bench, depth, (size_t)batch, &error);
     if (status == HYMBA_OK)
         status = decode_steps(bench, (size_t)batch, &seconds, &error);
+    if (status == HYMBA_OK && bench->options->kernels)
+        status = decode_measured(bench, (size_t)batch, &row, &error);
     free_batch(bench);
     if (status != HYMBA_OK)
         return fail_library(NULL, status, &error);
-    struct row row = {.tokens = steps, .depth = depth, .batch = batch,
-                            .tok_per_s = (double)(steps * batch) / seconds,
-                            .steps_per_s = (double)steps / seconds};
-    int status_of_count = count_operations(bench, depth, depth + steps, 1.0, &row);
+    row.tok_per_s = (double)(steps * batch) / seconds;
+    row.steps_per_s = (double)steps / seconds;
+    int status_of_count = bench_count_operations(bench, depth, depth + steps, 1.0, &row);
     return status_of_count == STATUS_OK ? add_row(bench, &row, depth + steps / 2) : status_of_count;
 }
 
@@ -503,13 +436,13 @@ static int measure_matrix_rate(struct bench *bench)
 static int prepare_bandwidth(struct bench *bench)
 {
     uint64_t size = bench->options->read_buffer << 20;
-    if (!is_on_device(bench))
+    if (!bench_is_on_device(bench))
         return bandwidth_open(&bench->bandwidth, bench->context_info.n_threads, size);
     bench->copied_bytes = size;
     return STATUS_OK;
 }
 
-static uint64_t buffer_bytes(const struct bench *bench)
+uint64_t bench_buffer_bytes(const struct bench *bench)
 {
     return bench->bandwidth ? bandwidth_size(bench->bandwidth) : bench->copied_bytes;
 }
@@ -542,73 +475,6 @@ static int measure(struct bench *bench)
     return STATUS_OK;
 }
 
-/* ------------------------------------------------------------------ report */
-
-static double share_of(const struct row *row)
-{
-    return row->bytes_per_step * row->steps_per_s / row->read_bandwidth;
-}
-
-static json_t *rows_to_json(const struct bench *bench)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        const struct row *row = &bench->rows[i];
-        json_t *object = json_pack(
-            "{s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:f, s:f}", "kind",
-            row->is_prefill ? "prefill" : "decode",
-            "tokens", (json_int_t)row->tokens, "depth", (json_int_t)row->depth, "batch",
-            (json_int_t)row->batch, "tok_per_s", row->tok_per_s, "bytes_per_step",
-            (json_int_t)row->bytes_per_step, "bandwidth_share", share_of(row),
-            "read_gb_s", row->read_bandwidth / 1e9,
-            "matrix_share", row->operations_per_s / bench->matrix_rate);
-        if (json_array_append_new(array, object) != 0) {
-            json_decref(array);
-            return NULL;
-        }
-    }
-    return array;
-}
-
-static int print_as_json(const struct bench *bench)
-{
-    return print_json(json_pack(
-        "{s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:f, s:I, s:o}", "model",
-        bench->options->model ? bench->options->model : "demo", "parameters",
-        (json_int_t)bench->info.n_parameters, "weight_bytes", (json_int_t)bench->info.weight_bytes,
-        "device", bench->context_info.device, "cpu", bench->context_info.cpu, "compute",
-        hymba_compute_name(bench->context_info.compute), "threads",
-        (json_int_t)bench->context_info.n_threads,
-        "read_gb_s", bench->best_bandwidth / 1e9, "matrix_gflop_s", bench->matrix_rate / 1e9,
-        "read_buffer_bytes", (json_int_t)buffer_bytes(bench), "load_s",
-        bench->load_seconds, "peak_rss_bytes", (json_int_t)bench->peak_bytes, "rows",
-        rows_to_json(bench)));
-}
-
-static int print_as_text(const struct bench *bench)
-{
-    bool on_device = is_on_device(bench);
-    printf("model %s: %" PRIu64 " parameters, %.1f MB of weights; %s%s%s, %" PRIu32 " threads\n",
-           bench->options->model ? bench->options->model : "demo", bench->info.n_parameters,
-           (double)bench->info.weight_bytes / 1e6, on_device ? bench->context_info.device : "",
-           on_device ? ": " : "", bench->context_info.cpu, bench->context_info.n_threads);
-    printf("load %.3f s, peak memory %.1f MB, %s bandwidth %.2f GB/s (%.1f GB buffer),\n"
-           "products %.1f Gop/s in %s arithmetic\n\n",
-           bench->load_seconds, (double)bench->peak_bytes / 1e6, on_device ? "copy" : "read",
-           bench->best_bandwidth / 1e9, (double)buffer_bytes(bench) / 1e9,
-           bench->matrix_rate / 1e9, hymba_compute_name(bench->context_info.compute));
-    printf("%-8s %8s %8s %6s %12s %12s %10s %10s\n", "kind", "tokens", "depth", "batch",
-           "tokens/s", "MB/step", "bandwidth", "products");
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        const struct row *row = &bench->rows[i];
-        printf("%-8s %8" PRIu64 " %8" PRIu64 " %6" PRIu64 " %12.1f %12.2f %9.1f%% %9.1f%%\n",
-               row->is_prefill ? "prefill" : "decode", row->tokens, row->depth, row->batch,
-               row->tok_per_s, row->bytes_per_step / 1e6, 100 * share_of(row),
-               100 * row->operations_per_s / bench->matrix_rate);
-    }
-    return STATUS_OK;
-}
-
 int verb_bench(int argc, char **argv)
 {
     struct bench_options options = {.prefill = {{512, 2048}, 2}, .depth = {{0, 2048, 8192}, 3},
@@ -621,12 +487,14 @@ int verb_bench(int argc, char **argv)
         return status;
     status = measure(&bench);
     if (status == STATUS_OK)
-        status = options.json ? print_as_json(&bench) : print_as_text(&bench);
+        status = bench_print(&bench);
     hymba_session_release(bench.session);
     hymba_context_release(bench.context);
     hymba_model_release(bench.model);
     bandwidth_close(bench.bandwidth);
     free(bench.batch);
+    for (size_t i = 0; i < bench.n_rows; i++)
+        free(bench.rows[i].kernels);
     free(bench.rows);
     return status;
 }

@@ -45,4 +45,12 @@ else
     fail "examples/generate names a directory that is not there" "$(cat "$work/errors")"
 fi
 
+if "$HYMBA_BUILD/examples/batch" examples/demo "Once upon a time" "The dog" > "$work/output" \
+    2> "$work/errors" && grep -q '^Once upon a time..' "$work/output" &&
+    grep -q '^The dog..' "$work/output" && [ ! -s "$work/errors" ]; then
+    pass "examples/batch continues both prompts"
+else
+    fail "examples/batch continues both prompts" "$(cat "$work/output" "$work/errors")"
+fi
+
 finish
