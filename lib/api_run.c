@@ -1,6 +1,11 @@
 #include "abi.h"
+
+#include <string.h>
+
+#include "base/checked.h"
 #include "run/measure.h"
 #include "run/decode.h"
+#include "text/sampler.h"
 
 void hymba_context_params_init(hymba_context_params *params, size_t size)
 {
@@ -108,6 +113,64 @@ hymba_status hymba_context_measure_bandwidth(hymba_context *context, uint64_t by
     if (status != HYMBA_OK)
         return status;
     status = hy_context_measure_bandwidth(context, bytes, rate, error);
+    hy_context_leave(context);
+    return status;
+}
+
+hymba_status hymba_context_measure_kernels(hymba_context *context, int32_t on, hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status == HYMBA_OK && on != 0 && on != 1)
+        status = hy_fail(error, HYMBA_ERROR_ARGUMENT, "on: found %d, expected 0 or 1", (int)on);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    hy_kernel_times_set(context, on == 1);
+    hy_context_leave(context);
+    return HYMBA_OK;
+}
+
+/* What a newer caller's elements have behind those that are known is set to zero. */
+static hymba_status write_kernel_times(const struct hy_kernel_times *known,
+                                       hymba_kernel_time *times, size_t time_size, size_t capacity,
+                                       hymba_error *error)
+{
+    if (!known->kinds[0].name)
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "no kernels were measured: hymba_context_measure_kernels begins it");
+    hymba_status status = hy_check_buffer(times, capacity, HY_N_KERNELS, error);
+    if (status != HYMBA_OK || !times)
+        return status;
+    for (size_t i = 0; i < HY_N_KERNELS; i++) {
+        unsigned char *to = (unsigned char *)times + i * time_size;
+        memset(to, 0, time_size);
+        memcpy(to, &known->kinds[i], sizeof known->kinds[i]);
+    }
+    return HYMBA_OK;
+}
+
+hymba_status hymba_context_kernel_times(hymba_context *context, hymba_kernel_time *times,
+                                        size_t time_size, size_t capacity, size_t *needed,
+                                        hymba_error *error)
+{
+    hymba_status status = hy_require(context, "context", error);
+    if (status == HYMBA_OK)
+        status = hy_require(needed, "needed", error);
+    if (status != HYMBA_OK)
+        return status;
+    *needed = HY_N_KERNELS;
+    if (time_size < sizeof *times)
+        return hy_fail(error, HYMBA_ERROR_ARGUMENT,
+                       "time_size: found %zu, expected at least %zu", time_size, sizeof *times);
+    status = hy_check_count(capacity, time_size, "capacity", error);
+    if (status == HYMBA_OK && capacity > 0)
+        status = hy_require(times, "times", error);
+    if (status == HYMBA_OK)
+        status = hy_context_enter(context, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = write_kernel_times(&context->kernel_times, times, time_size, capacity, error);
     hy_context_leave(context);
     return status;
 }
@@ -238,42 +301,62 @@ hymba_status hymba_session_append(hymba_session *session, const int32_t *tokens,
     return status;
 }
 
-static const hymba_batch_item *item_at(const hymba_batch_item *items, size_t item_size, size_t i)
+/* The item of a caller whose items may end earlier: what is missing is zero. */
+static hymba_batch_item item_at(const hymba_batch_item *items, size_t item_size, size_t i)
 {
-    return (const void *)((const char *)items + i * item_size);
+    hymba_batch_item item = {.session = NULL};
+    memcpy(&item, (const char *)items + i * item_size, hy_min_size(item_size, sizeof item));
+    return item;
 }
 
-static hymba_status check_batch_item(const hymba_context *context, const hymba_batch_item *item,
+static hymba_status check_sampler(const hymba_batch_item *item, size_t index, hymba_error *error)
+{
+    if (!item->sampler == !item->token)
+        return HYMBA_OK;
+    return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
+                      "items[%zu]: %s is NULL, but %s is not", index,
+                      item->sampler ? "token" : "sampler", item->sampler ? "sampler" : "token");
+}
+
+static hymba_status check_batch_item(const hymba_context *context, const hymba_batch_item *items,
                                      size_t item_size, size_t index, hymba_error *error)
 {
-    hymba_status status =
-        hy_check_element(item, item_size, sizeof *item, "items", index, error);
+    hymba_batch_item item = item_at(items, item_size, index);
+    hymba_status status = hy_check_element((const char *)items + index * item_size, item_size,
+                                           sizeof item, "items", index, error);
     if (status != HYMBA_OK)
         return status;
-    if (item->reserved != 0)
+    if (item.reserved != 0)
         return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
-                          "items[%zu].reserved: found %d, expected 0", index,
-                          (int)item->reserved);
-    if (!item->session || !item->tokens)
-        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
-                          "items[%zu]: %s is NULL", index,
-                          item->session ? "tokens" : "session");
-    if (item->session->context != context)
+                          "items[%zu].reserved: found %d, expected 0", index, (int)item.reserved);
+    if (!item.session || !item.tokens)
+        return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index, "items[%zu]: %s is NULL",
+                          index, item.session ? "tokens" : "session");
+    if (item.session->context != context)
         return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)index,
                           "items[%zu]: the session belongs to another context", index);
-    return check_logits(item->logits, error);
+    status = check_logits(item.logits, error);
+    return status == HYMBA_OK ? check_sampler(&item, index, error) : status;
 }
 
-/* Each session gets its item's number in turn and must still hold it afterwards. */
+/* Each session, and each sampler, gets its item's number in turn and must still hold it
+ * afterwards. */
 static hymba_status refuse_repeated(const struct hy_item *items, size_t n, hymba_error *error)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         items[i].session->batch_mark = i;
-    for (size_t i = 0; i < n; i++)
-        if (items[i].session->batch_mark != i)
+        if (items[i].sampler)
+            hy_sampler_mark(items[i].sampler, i);
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t session = items[i].session->batch_mark;
+        size_t sampler = items[i].sampler ? hy_sampler_marked(items[i].sampler) : i;
+        if (session != i || sampler != i)
             return hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
-                              "items[%zu]: its session stands in the batch again as items[%zu]", i,
-                              items[i].session->batch_mark);
+                              "items[%zu]: its %s stands in the batch again as items[%zu]", i,
+                              session != i ? "session" : "sampler",
+                              session != i ? session : sampler);
+    }
     return HYMBA_OK;
 }
 
@@ -283,18 +366,22 @@ static hymba_status decode_items(hymba_context *context, const hymba_batch_item 
     struct hy_item *list;
     hymba_status status = hy_decode_items(context, n_items, &list, error);
     for (size_t i = 0; status == HYMBA_OK && i < n_items; i++) {
-        const hymba_batch_item *item = item_at(items, item_size, i);
+        hymba_batch_item item = item_at(items, item_size, i);
         list[i] = (struct hy_item){
-            .session = item->session,
-            .tokens = item->tokens,
-            .n_tokens = item->n_tokens,
-            .logits = item->logits,
+            .session = item.session,
+            .tokens = item.tokens,
+            .n_tokens = item.n_tokens,
+            .logits = item.logits,
+            .sampler = item.sampler,
+            .token = item.token,
         };
     }
     if (status == HYMBA_OK)
         status = refuse_repeated(list, n_items, error);
     return status == HYMBA_OK ? hy_decode(context, list, n_items, error) : status;
 }
+
+enum { FIRST_ITEM = offsetof(hymba_batch_item, sampler) }; /* its size in the first header */
 
 hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item *items,
                                   size_t item_size, size_t n_items, hymba_error *error)
@@ -304,13 +391,13 @@ hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item
         status = hy_require(items, "items", error);
     if (status != HYMBA_OK)
         return status;
-    if (item_size < sizeof *items || n_items == 0)
+    if (item_size < FIRST_ITEM || n_items == 0)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT,
-                       "found %zu items of %zu bytes, expected at least 1 of at least %zu", n_items,
-                       item_size, sizeof *items);
+                       "found %zu items of %zu bytes, expected at least 1 of at least %d", n_items,
+                       item_size, FIRST_ITEM);
     status = hy_check_count(n_items, item_size, "n_items", error);
     for (size_t i = 0; status == HYMBA_OK && i < n_items; i++)
-        status = check_batch_item(context, item_at(items, item_size, i), item_size, i, error);
+        status = check_batch_item(context, items, item_size, i, error);
     if (status == HYMBA_OK)
         status = hy_context_enter(context, error);
     if (status != HYMBA_OK)

@@ -1,9 +1,9 @@
 #include <string.h>
 
 #include "abi.h"
-#include "run/generate.h"
 #include "text/chat_template.h"
 #include "text/log_probabilities.h"
+#include "text/sampler.h"
 #include "text/text_stream.h"
 
 /* -------------------------------------------------------------- tokenizer */
@@ -357,102 +357,4 @@ hymba_status hymba_log_probabilities(const float *logits, size_t n_logits, int32
     return status == HYMBA_OK ? hy_log_probabilities(logits, n_logits, token, log_probability,
                                                      top, n_top, error)
                               : status;
-}
-
-/* ------------------------------------------------------------- generation */
-
-void hymba_generation_params_init(hymba_generation_params *params, size_t size)
-{
-    hy_init_struct(params, size);
-}
-
-static hymba_status check_generation(const hymba_generation_params *params,
-                                     const hymba_tokenizer *tokenizer, hymba_error *error)
-{
-    uint32_t known = HYMBA_GENERATION_IGNORE_EOS | HYMBA_GENERATION_LOG_PROBABILITIES;
-    if (params->flags & ~known)
-        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED, "params.flags: found 0x%x, known are 0x%x",
-                       params->flags, known);
-    if (params->n_stop_strings == 0)
-        return HYMBA_OK;
-    if (!tokenizer)
-        return hy_fail(error, HYMBA_ERROR_ARGUMENT, "stop strings need a tokenizer");
-    hymba_status status = hy_require(params->stop_strings, "params.stop_strings", error);
-    if (status == HYMBA_OK)
-        status = hy_check_count(params->n_stop_strings, sizeof *params->stop_strings,
-                                "params.n_stop_strings", error);
-    for (size_t i = 0; status == HYMBA_OK && i < params->n_stop_strings; i++)
-        if (!params->stop_strings[i] || params->stop_strings[i][0] == '\0')
-            status = hy_fail_at(error, HYMBA_ERROR_ARGUMENT, (int64_t)i,
-                                "params.stop_strings[%zu]: is %s", i,
-                                params->stop_strings[i] ? "empty" : "NULL");
-    return status;
-}
-
-hymba_status hymba_generation_create(hymba_session *session, hymba_sampler *sampler,
-                                     hymba_tokenizer *tokenizer,
-                                     const hymba_generation_params *given,
-                                     hymba_generation **generation, hymba_error *error)
-{
-    hymba_generation_params params;
-    hymba_status status = hy_require(generation, "generation", error);
-    if (status != HYMBA_OK)
-        return status;
-    *generation = NULL;
-    status = hy_require(session, "session", error);
-    if (status == HYMBA_OK)
-        status = hy_require(sampler, "sampler", error);
-    if (status == HYMBA_OK)
-        status = hy_read_struct(&params, sizeof params, given, "params", error);
-    if (status == HYMBA_OK)
-        status = check_generation(&params, tokenizer, error);
-    if (status == HYMBA_OK)
-        status = hy_context_enter(session->context, error);
-    if (status != HYMBA_OK)
-        return status;
-    hymba_context *context = session->context;
-    status = hy_generation_create(session, sampler, tokenizer, &params, generation, error);
-    hy_context_leave(context);
-    return status;
-}
-
-void hymba_generation_release(hymba_generation *generation)
-{
-    hy_generation_release(generation);
-}
-
-const char *hymba_stop_name(int32_t stop)
-{
-    static const char *const names[] = {
-        [HYMBA_STOP_NONE] = "none",     [HYMBA_STOP_EOS] = "eos",
-        [HYMBA_STOP_STRING] = "string", [HYMBA_STOP_LENGTH] = "length",
-        [HYMBA_STOP_LIMIT] = "limit",   [HYMBA_STOP_CANCELLED] = "cancelled",
-    };
-    return stop >= 0 && (size_t)stop < sizeof names / sizeof names[0] ? names[stop] : "none";
-}
-
-hymba_status hymba_generation_next(hymba_generation *generation, hymba_event *event,
-                                   hymba_error *error)
-{
-    hymba_event complete = {0};
-    hymba_status status = hy_require(generation, "generation", error);
-    if (status == HYMBA_OK)
-        status = hy_check_struct(event, "event", error);
-    if (status != HYMBA_OK)
-        return status;
-    hymba_context *context = hy_generation_context(generation);
-    status = hy_context_enter(context, error);
-    if (status != HYMBA_OK)
-        return status;
-    status = hy_generation_next(generation, &complete, error);
-    hy_context_leave(context);
-    return status == HYMBA_OK
-               ? hy_write_struct(event, &complete, sizeof complete, "event", error)
-               : status;
-}
-
-void hymba_generation_cancel(hymba_generation *generation)
-{
-    if (generation)
-        hy_generation_cancel(generation);
 }

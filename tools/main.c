@@ -20,6 +20,7 @@ static const struct verb {
     int (*run)(int argc, char **argv);
 } verbs[] = {
     {"generate", "continue a text", verb_generate},
+    {"batch", "continue many texts at once", verb_batch},
     {"chat", "talk with a model", verb_chat},
     {"logits", "compute the logits of token ids", verb_logits},
     {"perplexity", "measure how well a model predicts a text", verb_perplexity},

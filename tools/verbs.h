@@ -5,6 +5,7 @@
 #define TOOLS_VERBS_H
 
 int verb_generate(int argc, char **argv);
+int verb_batch(int argc, char **argv);
 int verb_chat(int argc, char **argv);
 int verb_logits(int argc, char **argv);
 int verb_perplexity(int argc, char **argv);

@@ -40,6 +40,16 @@ struct hymba_generation {
     size_t out_capacity;
 };
 
+void hy_generation_let_go(hymba_generation *generation)
+{
+    hy_text_stream_release(generation->stream);
+    hy_sampler_release(generation->sampler);
+    hy_session_release(generation->session);
+    generation->stream = NULL;
+    generation->sampler = NULL;
+    generation->session = NULL;
+}
+
 void hy_generation_release(hymba_generation *generation)
 {
     if (!generation)
@@ -51,12 +61,9 @@ void hy_generation_release(hymba_generation *generation)
     hy_free(memory, generation->text);
     hy_free(memory, generation->out);
     hy_free(memory, generation->top);
-    hy_text_stream_release(generation->stream);
-    hy_sampler_release(generation->sampler);
-    hymba_session *session = generation->session;
+    hy_generation_let_go(generation);
     struct hy_memory own = {.host = memory->host};
     hy_free(&own, generation);
-    hy_session_release(session);
 }
 
 static hymba_status copy_stops(hymba_generation *generation,
@@ -100,14 +107,19 @@ static hymba_status prepare_probabilities(hymba_generation *generation,
     return HYMBA_OK;
 }
 
+static hymba_status create_stream(hymba_generation *generation, hymba_tokenizer *tokenizer,
+                                  hymba_error *error)
+{
+    generation->n_pieces = hy_tokenizer_size(tokenizer);
+    return hy_text_stream_create(tokenizer, &generation->stream, error);
+}
+
 /* The session's own tokens go through the stream first, so that the continuation begins in the
  * middle of a text: its leading space stays, a character begun in the prompt is completed. */
-static hymba_status prime_stream(hymba_generation *generation, hymba_tokenizer *tokenizer,
-                                 hymba_error *error)
+static hymba_status prime_stream(hymba_generation *generation, hymba_error *error)
 {
     const hymba_session *session = generation->session;
-    hymba_status status = hy_text_stream_create(tokenizer, &generation->stream, error);
-    generation->n_pieces = hy_tokenizer_size(tokenizer);
+    hymba_status status = HYMBA_OK;
     for (size_t i = 0; status == HYMBA_OK && i < session->n_tokens; i++) {
         const char *text;
         size_t length;
@@ -118,16 +130,12 @@ static hymba_status prime_stream(hymba_generation *generation, hymba_tokenizer *
     return status;
 }
 
-hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler,
-                                  hymba_tokenizer *tokenizer,
-                                  const hymba_generation_params *params,
-                                  hymba_generation **out, hymba_error *error)
+hymba_status hy_generation_prepare(hymba_session *session, hymba_sampler *sampler,
+                                   hymba_tokenizer *tokenizer,
+                                   const hymba_generation_params *params,
+                                   hymba_generation **out, hymba_error *error)
 {
     *out = NULL;
-    if (session->logits_rows == 0 || !session->logits_of_last)
-        return hy_fail(error, HYMBA_ERROR_STATE,
-                       "the session has no logits of its last token: append with "
-                       "HYMBA_LOGITS_LAST first");
     struct hy_memory memory = {.host = session->memory->host};
     hymba_generation *generation = hy_alloc_zero(&memory, 1, sizeof *generation);
     if (!generation)
@@ -146,13 +154,39 @@ hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler
     if (status == HYMBA_OK)
         status = prepare_probabilities(generation, params, error);
     if (status == HYMBA_OK && tokenizer)
-        status = prime_stream(generation, tokenizer, error);
+        status = create_stream(generation, tokenizer, error);
     if (status != HYMBA_OK) {
         hy_generation_release(generation);
         return status;
     }
     *out = generation;
     return HYMBA_OK;
+}
+
+hymba_status hy_generation_begin(hymba_generation *generation, hymba_error *error)
+{
+    const hymba_session *session = generation->session;
+    if (generation->sampled < 0 && (session->logits_rows == 0 || !session->logits_of_last))
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "the session has no logits of its last token: append with "
+                       "HYMBA_LOGITS_LAST first");
+    return generation->stream ? prime_stream(generation, error) : HYMBA_OK;
+}
+
+hymba_status hy_generation_create(hymba_session *session, hymba_sampler *sampler,
+                                  hymba_tokenizer *tokenizer,
+                                  const hymba_generation_params *params,
+                                  hymba_generation **out, hymba_error *error)
+{
+    hymba_status status = hy_generation_prepare(session, sampler, tokenizer, params, out, error);
+    if (status != HYMBA_OK)
+        return status;
+    status = hy_generation_begin(*out, error);
+    if (status != HYMBA_OK) {
+        hy_generation_release(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 hymba_context *hy_generation_context(const hymba_generation *generation)
@@ -246,6 +280,11 @@ static void give_text(hymba_generation *generation, size_t length, hymba_event *
 
 /* ----------------------------------------------------------------- events */
 
+void hy_generation_give_held(hymba_generation *generation, hymba_event *event)
+{
+    give_text(generation, generation->length, event);
+}
+
 static void give_end(hymba_generation *generation, hymba_event *event)
 {
     event->kind = HYMBA_EVENT_END;
@@ -255,8 +294,8 @@ static void give_end(hymba_generation *generation, hymba_event *event)
     generation->ended = true;
 }
 
-static hymba_status end(hymba_generation *generation, int32_t stop, hymba_event *event,
-                        hymba_error *error)
+hymba_status hy_generation_end(hymba_generation *generation, int32_t stop, hymba_event *event,
+                               hymba_error *error)
 {
     if (generation->stream && stop != HYMBA_STOP_STRING) {
         const char *text;
@@ -271,23 +310,6 @@ static hymba_status end(hymba_generation *generation, int32_t stop, hymba_event 
     generation->stop = stop;
     give_end(generation, event);
     return HYMBA_OK;
-}
-
-/* Puts the pending token into the session. */
-static hymba_status append_pending(hymba_generation *generation, hymba_error *error)
-{
-    if (generation->pending < 0)
-        return HYMBA_OK;
-    struct hy_item item = {
-        .session = generation->session,
-        .tokens = &generation->pending,
-        .n_tokens = 1,
-        .logits = HYMBA_LOGITS_LAST,
-    };
-    hymba_status status = hy_decode(generation->session->context, &item, 1, error);
-    if (status == HYMBA_OK)
-        generation->pending = -1;
-    return status;
 }
 
 /* Text of a new token; *stopped if a stop string is complete, and the text ends before it. */
@@ -322,10 +344,13 @@ static bool at_session_limit(const hymba_generation *generation)
 static hymba_status sample(hymba_generation *generation, hymba_error *error)
 {
     const hymba_session *session = generation->session;
-    const float *logits = hy_session_last_logits(session);
     size_t n_logits = session->context->model->plan.config.vocabulary_size;
     if (generation->sampled >= 0)
         return HYMBA_OK;
+    if (session->logits_rows == 0) /* somebody else's call on the session failed */
+        return hy_fail(error, HYMBA_ERROR_STATE,
+                       "the session has lost the logits of its last token");
+    const float *logits = hy_session_last_logits(session);
     hymba_status status =
         hy_sampler_sample(generation->sampler, logits, n_logits, &generation->sampled, error);
     if (status == HYMBA_OK && generation->wants_probability)
@@ -344,7 +369,7 @@ static hymba_status next_token(hymba_generation *generation, hymba_event *event,
         return status;
     int32_t token = generation->sampled;
     if (token == generation->eos && !generation->ignore_eos)
-        return end(generation, HYMBA_STOP_EOS, event, error);
+        return hy_generation_end(generation, HYMBA_STOP_EOS, event, error);
     status = add_token_text(generation, token, &stopped, error);
     if (status != HYMBA_OK)
         return status;
@@ -363,23 +388,62 @@ static hymba_status next_token(hymba_generation *generation, hymba_event *event,
     return HYMBA_OK;
 }
 
-hymba_status hy_generation_next(hymba_generation *generation, hymba_event *event,
-                                hymba_error *error)
+void hy_generation_ask(hymba_generation *generation, struct hy_item *item)
+{
+    bool more = generation->stop == HYMBA_STOP_NONE &&
+                (generation->max_tokens == 0 || generation->n_generated < generation->max_tokens);
+    bool on_device = generation->session->context->backend.plugin != NULL;
+    item->logits = HYMBA_LOGITS_LAST;
+    if (!on_device || generation->wants_probability || !more)
+        return;
+    item->logits = HYMBA_LOGITS_NONE;
+    item->sampler = generation->sampler;
+    item->token = &generation->sampled;
+}
+
+bool hy_generation_item(hymba_generation *generation, struct hy_item *item)
+{
+    if (generation->ended || generation->pending < 0 || atomic_load(&generation->cancelled) ||
+        at_session_limit(generation))
+        return false;
+    *item = (struct hy_item){
+        .session = generation->session, .tokens = &generation->pending, .n_tokens = 1};
+    hy_generation_ask(generation, item);
+    return true;
+}
+
+void hy_generation_appended(hymba_generation *generation)
+{
+    generation->pending = -1;
+}
+
+hymba_status hy_generation_event(hymba_generation *generation, hymba_event *event,
+                                 hymba_error *error)
 {
     if (generation->ended) {
         give_end(generation, event);
         return HYMBA_OK;
     }
     if (atomic_load(&generation->cancelled))
-        return end(generation, HYMBA_STOP_CANCELLED, event, error);
-    if (generation->pending >= 0 && at_session_limit(generation))
-        return end(generation, HYMBA_STOP_LIMIT, event, error);
-    hymba_status status = append_pending(generation, error);
-    if (status != HYMBA_OK)
-        return status;
+        return hy_generation_end(generation, HYMBA_STOP_CANCELLED, event, error);
+    if (generation->pending >= 0) /* there was no room for it in the session */
+        return hy_generation_end(generation, HYMBA_STOP_LIMIT, event, error);
     if (generation->stop == HYMBA_STOP_STRING)
-        return end(generation, HYMBA_STOP_STRING, event, error);
+        return hy_generation_end(generation, HYMBA_STOP_STRING, event, error);
     if (generation->max_tokens > 0 && generation->n_generated >= generation->max_tokens)
-        return end(generation, HYMBA_STOP_LENGTH, event, error);
+        return hy_generation_end(generation, HYMBA_STOP_LENGTH, event, error);
     return next_token(generation, event, error);
+}
+
+hymba_status hy_generation_next(hymba_generation *generation, hymba_event *event,
+                                hymba_error *error)
+{
+    struct hy_item item;
+    if (hy_generation_item(generation, &item)) {
+        hymba_status status = hy_decode(generation->session->context, &item, 1, error);
+        if (status != HYMBA_OK)
+            return status;
+        hy_generation_appended(generation);
+    }
+    return hy_generation_event(generation, event, error);
 }

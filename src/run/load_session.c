@@ -294,6 +294,20 @@ static hymba_status take_kept(struct loader *loader, struct hy_state *state, hym
     return status;
 }
 
+static hymba_status take_fixed(struct loader *loader, struct hy_state *state, bool snapshot,
+                               hymba_error *error)
+{
+    const struct hy_state_layout *layout = loader->layout;
+    hymba_status status =
+        take_stored(loader, state->fixed, layout->ring_bytes, NULL, NULL, error);
+    if (status == HYMBA_OK)
+        status = take_stored(loader, state->recurrent, layout->recurrent_bytes, NULL, NULL, error);
+    if (status == HYMBA_OK && !snapshot)
+        status = take_stored(loader, state->fixed + layout->ring_bytes, layout->history_bytes,
+                             NULL, NULL, error);
+    return status;
+}
+
 /* A state chunk into *state, whose fixed part exists already. */
 static hymba_status take_state(struct loader *loader, struct hy_state *state, bool snapshot,
                                struct hy_saved_state *saved, hymba_error *error)
@@ -315,8 +329,7 @@ static hymba_status take_state(struct loader *loader, struct hy_state *state, bo
     if (status == HYMBA_OK && !snapshot && layout->rewind_tokens > 0)
         status = take_kept(loader, state, error);
     if (status == HYMBA_OK)
-        status = take_stored(loader, state->fixed, hy_saved_fixed_bytes(layout, snapshot), NULL,
-                             NULL, error);
+        status = take_fixed(loader, state, snapshot, error);
     return status;
 }
 

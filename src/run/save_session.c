@@ -134,6 +134,19 @@ static hymba_status put_blocks(struct saver *saver, hymba_error *error)
     return status;
 }
 
+static hymba_status put_fixed(struct saver *saver, const struct hy_state *state, bool snapshot,
+                              hymba_error *error)
+{
+    const struct hy_state_layout *layout = saver->layout;
+    hymba_status status = put_stored(saver, state->fixed, layout->ring_bytes, error);
+    if (status == HYMBA_OK)
+        status = put_stored(saver, state->recurrent, layout->recurrent_bytes, error);
+    if (status == HYMBA_OK && !snapshot)
+        status = put_stored(saver, state->fixed + layout->ring_bytes, layout->history_bytes,
+                            error);
+    return status;
+}
+
 static hymba_status put_state(struct saver *saver, const struct hy_state *state,
                               const struct hy_snapshot *snapshot, hymba_error *error)
 {
@@ -163,8 +176,7 @@ static hymba_status put_state(struct saver *saver, const struct hy_state *state,
     if (status == HYMBA_OK && kept > 0)
         status = put(saver, state->kept, kept * sizeof *state->kept, error);
     if (status == HYMBA_OK)
-        status = put_stored(saver, state->fixed, hy_saved_fixed_bytes(layout, snapshot != NULL),
-                            error);
+        status = put_fixed(saver, state, snapshot != NULL, error);
     return status;
 }
 

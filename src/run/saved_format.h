@@ -47,10 +47,11 @@ struct hy_saved_parameters hy_saved_describe(const hymba_context *context);
 size_t hy_saved_block_count(const struct hy_state_layout *layout, uint64_t length,
                             uint64_t first_block);
 
-/* The bytes of a fixed part that are written: a snapshot has no states to step back to. */
+/* The bytes of a fixed part that are written, in this order: rings, the present recurrent state,
+ * and those to step back to, which a snapshot has not. */
 static inline size_t hy_saved_fixed_bytes(const struct hy_state_layout *layout, bool snapshot)
 {
-    return snapshot ? layout->history_offset : layout->fixed_bytes;
+    return layout->fixed_bytes - (snapshot ? layout->history_bytes : 0);
 }
 
 /* What lies in a device's memory is copied by way of the host's, so many bytes at a time. */

@@ -22,6 +22,7 @@ struct hymba_session {
     size_t logits_rows;    /* 0: none */
     bool logits_of_last;   /* the last row belongs to the last token */
     size_t batch_mark;     /* its item's number while a batch is checked */
+    _Atomic bool scheduled; /* a request of a scheduler has it */
 };
 
 /* ARGUMENT, naming the field, for parameters that make no sense. */

@@ -287,6 +287,33 @@ static hymba_status create_generation(void *sized)
     return status;
 }
 
+static hymba_status create_scheduler(void *sized)
+{
+    hymba_scheduler *scheduler;
+    hymba_status status =
+        hymba_scheduler_create(world.context, 8, sized, &scheduler, &error);
+    hymba_scheduler_release(scheduler);
+    return status;
+}
+
+static hymba_status add_request(void *sized)
+{
+    hymba_scheduler *scheduler;
+    uint64_t request;
+    test_status(hymba_scheduler_create(world.context, 8, NULL, &scheduler, &error), HYMBA_OK,
+                error);
+    hymba_status status = hymba_scheduler_add(scheduler, world.session, world.sampler, prompt,
+                                              N_PROMPT, sized, &request, &error);
+    hymba_scheduler_release(scheduler);
+    return status;
+}
+
+static hymba_status add_request_generation(void *sized)
+{
+    hymba_request_params params = {.struct_size = sizeof params, .generation = sized};
+    return add_request(&params);
+}
+
 static hymba_status model_info(void *sized)
 {
     return hymba_model_get_info(world.model, sized, &error);
@@ -380,6 +407,9 @@ static const struct sized_call {
     {"hymba_sampler_create, host", "hymba_host", IN, create_sampler_host},
     {"hymba_sampler_restore", "hymba_host", IN, restore_sampler},
     {"hymba_generation_create", "hymba_generation_params", IN, create_generation},
+    {"hymba_scheduler_create", "hymba_scheduler_params", IN, create_scheduler},
+    {"hymba_scheduler_add", "hymba_request_params", IN, add_request},
+    {"hymba_scheduler_add, generation", "hymba_generation_params", IN, add_request_generation},
     {"hymba_model_get_info", "hymba_model_info", OUT, model_info},
     {"hymba_model_get_layer_info", "hymba_layer_info", OUT, layer_info},
     {"hymba_context_get_info", "hymba_context_info", OUT, context_info},
@@ -648,6 +678,8 @@ INIT(hymba_context_params)
 INIT(hymba_session_params)
 INIT(hymba_sampler_params)
 INIT(hymba_generation_params)
+INIT(hymba_scheduler_params)
+INIT(hymba_request_params)
 
 static const struct {
     const char *structure;
@@ -663,6 +695,8 @@ static const struct {
     {"hymba_session_params", hymba_session_params_begin},
     {"hymba_sampler_params", hymba_sampler_params_begin},
     {"hymba_generation_params", hymba_generation_params_begin},
+    {"hymba_scheduler_params", hymba_scheduler_params_begin},
+    {"hymba_request_params", hymba_request_params_begin},
 };
 
 enum { N_INITS = sizeof inits / sizeof inits[0] };
@@ -687,6 +721,8 @@ START_TEST(init_clears_the_callers_size)
 END_TEST
 
 /* ----------------------------------------------------------- arrays, reserved */
+
+enum { FIRST_ITEM = 32 }; /* bytes that an item had first */
 
 struct newer_item {
     hymba_batch_item known;
@@ -714,7 +750,7 @@ START_TEST(batch_items_of_a_newer_caller)
     test_status(hymba_context_decode(world.context, &items[0].known, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
     ck_assert_int_eq(error.position, 1);
-    for (size_t size = 0; size < sizeof items[0].known; size++)
+    for (size_t size = 0; size < FIRST_ITEM; size++)
         test_status(hymba_context_decode(world.context, &items[0].known, size, 2, &error),
                     HYMBA_ERROR_ARGUMENT, error);
     hymba_session_release(first);
@@ -755,13 +791,14 @@ START_TEST(reserved_fields_must_be_zero)
     hymba_init_params init = {.struct_size = sizeof init, .reserved = 1};
     hymba_session_params session = {.struct_size = sizeof session, .reserved = 1};
     hymba_sampler_params sampler = {.struct_size = sizeof sampler, .reserved = 1};
+    hymba_scheduler_params scheduler = {.struct_size = sizeof scheduler, .reserved = 1};
     struct {
         hymba_status (*call)(void *sized);
         void *sized;
     } cases[] = {
         {open_model, &model},       {open_memory, &model}, {init_model, &init},
         {create_session, &session}, {load_params, &session}, {load_memory_params, &session},
-        {create_sampler, &sampler},
+        {create_sampler, &sampler}, {create_scheduler, &scheduler},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         test_status(cases[i].call(cases[i].sized), HYMBA_ERROR_ARGUMENT, error);

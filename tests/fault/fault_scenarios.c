@@ -79,10 +79,11 @@ static hymba_status prefill_more(struct world *world)
 
 static hymba_status decode_batch(struct world *world)
 {
+    static int32_t next;
     const hymba_batch_item items[] = {
-        {world->subject, fault_tokens + 5, 1, HYMBA_LOGITS_LAST, 0},
-        {world->other, fault_tokens + 20, 20, HYMBA_LOGITS_NONE, 0},
-        {world->third, fault_tokens, 7, HYMBA_LOGITS_ALL, 0},
+        {world->subject, fault_tokens + 5, 1, HYMBA_LOGITS_LAST, 0, world->sampler, &next},
+        {world->other, fault_tokens + 20, 20, HYMBA_LOGITS_NONE, 0, NULL, NULL},
+        {world->third, fault_tokens, 7, HYMBA_LOGITS_ALL, 0, NULL, NULL},
     };
     return hymba_context_decode(world->context, items, sizeof items[0], 3, &fault_error);
 }

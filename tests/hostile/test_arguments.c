@@ -184,7 +184,8 @@ START_TEST(null_to_contexts_and_sessions)
     hymba_context_info context_info = {.struct_size = sizeof context_info};
     hymba_session_info info = {.struct_size = sizeof info};
     hymba_snapshot_info snapshot = {.struct_size = sizeof snapshot};
-    hymba_batch_item items[2] = {{session, tokens, 1, 0, 0}, {NULL, tokens, 1, 0, 0}};
+    hymba_batch_item items[2] = {{session, tokens, 1, 0, 0, NULL, NULL},
+                                 {NULL, tokens, 1, 0, 0, NULL, NULL}};
     const float *row;
     float score;
     size_t rows;
@@ -205,7 +206,7 @@ START_TEST(null_to_contexts_and_sessions)
     REFUSE("of 8 bytes", hymba_context_decode, context, items, 8, 1);
     REFUSE("items[1]: session is NULL", hymba_context_decode, context, items, sizeof items[0], 2);
     ck_assert_int_eq(error.position, 1);
-    items[1] = (hymba_batch_item){session, NULL, 1, 0, 0};
+    items[1] = (hymba_batch_item){session, NULL, 1, 0, 0, NULL, NULL};
     REFUSE("items[1]: tokens is NULL", hymba_context_decode, context, items, sizeof items[0], 2);
     items[1] = items[0];
     REFUSE("again", hymba_context_decode, context, items, sizeof items[0], 2);
@@ -286,6 +287,9 @@ START_TEST(null_to_samplers_and_generations)
     hymba_sampler_release(NULL);
     hymba_generation_release(NULL);
     hymba_generation_cancel(NULL);
+    ck_assert_ptr_null(hymba_scheduler_retain(NULL));
+    hymba_scheduler_release(NULL);
+    hymba_scheduler_cancel(NULL, 1);
     hymba_context_cancel(NULL);
     hymba_error_init(NULL, 8);
     hymba_host_init(NULL, 8);
@@ -299,7 +303,7 @@ START_TEST(ids_outside_the_vocabulary)
 {
     for (size_t i = 0; i < N_BAD_IDS; i++) {
         int32_t given[3] = {1, 2, bad_ids[i]};
-        hymba_batch_item item = {session, given, 3, HYMBA_LOGITS_NONE, 0};
+        hymba_batch_item item = {session, given, 3, HYMBA_LOGITS_NONE, 0, NULL, NULL};
         float scores[3];
         REFUSE("token 2", hymba_session_append, session, given, 3, 0);
         ck_assert_int_eq(error.position, 2);
@@ -335,7 +339,7 @@ END_TEST
 START_TEST(counts_that_were_negative)
 {
     hymba_memory_file file = {"config.json", "{}", 2};
-    hymba_batch_item item = {session, tokens, 1, HYMBA_LOGITS_NONE, 0};
+    hymba_batch_item item = {session, tokens, 1, HYMBA_LOGITS_NONE, 0, NULL, NULL};
     const char *stop = "x";
     char buffer[8];
     int32_t ids[8], token;
@@ -343,7 +347,7 @@ START_TEST(counts_that_were_negative)
     size_t n;
     for (size_t i = 0; i < N_HUGE; i++) {
         hymba_memory_file large = {"config.json", "{}", huge[i]};
-        hymba_batch_item long_item = {session, tokens, huge[i], HYMBA_LOGITS_NONE, 0};
+        hymba_batch_item long_item = {session, tokens, huge[i], HYMBA_LOGITS_NONE, 0, NULL, NULL};
         hymba_generation_params stops = {
             .struct_size = sizeof stops, .stop_strings = &stop, .n_stop_strings = huge[i]};
         hymba_logit_bias bias = {1, 1};
@@ -466,7 +470,7 @@ START_TEST(enumerations_out_of_range)
 {
     static const int32_t bad[] = {-1, 3, 77, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        hymba_batch_item item = {session, tokens, 1, bad[i], 0};
+        hymba_batch_item item = {session, tokens, 1, bad[i], 0, NULL, NULL};
         hymba_session_params params = {.struct_size = sizeof params, .limit_policy = bad[i]};
         hymba_context_params cache = {.struct_size = sizeof cache,
                                       .cache_type = bad[i] == 3 ? 5 : bad[i]};
@@ -532,6 +536,14 @@ START_TEST(numbers_with_a_largest_value)
     test_status(hymba_generation_create(session, sampler, NULL, &top, &no_generation, &error),
                 HYMBA_OK, error);
     hymba_generation_release(no_generation);
+    hymba_scheduler_params requests = {.struct_size = sizeof requests, .max_requests = 65537};
+    hymba_scheduler *scheduler;
+    REFUSE("max_requests", hymba_scheduler_create, context, 1, &requests, &scheduler);
+    REFUSE("token_budget", hymba_scheduler_create, context, 0, NULL, &scheduler);
+    requests.max_requests = 65536;
+    test_status(hymba_scheduler_create(context, 1, &requests, &scheduler, &error), HYMBA_OK,
+                error);
+    hymba_scheduler_release(scheduler);
 }
 END_TEST
 

@@ -363,7 +363,7 @@ START_TEST(steady_decode_allocates_nothing)
     for (int s = 0; s < 3; s++) {
         sessions[s] = make_session(context);
         test_status(hymba_session_reserve(sessions[s], 1000, &error), HYMBA_OK, error);
-        items[s] = (hymba_batch_item){sessions[s], &token, 1, HYMBA_LOGITS_LAST, 0};
+        items[s] = (hymba_batch_item){sessions[s], &token, 1, HYMBA_LOGITS_LAST, 0, NULL, NULL};
     }
     test_status(hymba_context_decode(context, items, sizeof items[0], 3, &error), HYMBA_OK,
                 error);

@@ -81,7 +81,8 @@ static void decode(hymba_context *context, hymba_session *const sessions[], size
 {
     hymba_batch_item items[N_SESSIONS];
     for (int s = 0; s < N_SESSIONS; s++)
-        items[s] = (hymba_batch_item){sessions[s], tokens[s] + begin, count, HYMBA_LOGITS_LAST, 0};
+        items[s] = (hymba_batch_item){
+            sessions[s], tokens[s] + begin, count, HYMBA_LOGITS_LAST, 0, NULL, NULL};
     test_status(hymba_context_decode(context, items, sizeof items[0], N_SESSIONS, &error), HYMBA_OK,
                 error);
 }

@@ -107,7 +107,7 @@ static void check_batches(const struct golden *golden, hymba_context_params refe
             size_t piece = test_random() < 0.4 ? 1 : 1 + test_random_below(left);
             members[n] = s;
             items[n++] = (hymba_batch_item){sessions[s], tokens[s] + done[s], piece,
-                                            HYMBA_LOGITS_ALL, 0};
+                                            HYMBA_LOGITS_ALL, 0, NULL, NULL};
         }
         if (n == 0)
             continue;
@@ -180,7 +180,7 @@ START_TEST(sixteen_bit_states_do_not_depend_on_company)
             hymba_batch_item items[2];
             for (int s = 0; s < 2; s++)
                 items[s] = (hymba_batch_item){together[s], tokens[s] + done, piece,
-                                              HYMBA_LOGITS_LAST, 0};
+                                              HYMBA_LOGITS_LAST, 0, NULL, NULL};
             test_status(hymba_context_decode(batch, items, sizeof items[0], 2, &error), HYMBA_OK,
                         error);
             for (int s = 0; s < 2; s++) {
@@ -294,7 +294,7 @@ START_TEST(a_cancelled_call_leaves_every_session_where_it_was)
             if (before > 0)
                 append(sessions[s], tokens[s], before, HYMBA_LOGITS_LAST);
             items[s] = (hymba_batch_item){sessions[s], tokens[s] + before, 100 - before,
-                                          HYMBA_LOGITS_ALL, 0};
+                                          HYMBA_LOGITS_ALL, 0, NULL, NULL};
         }
         canceller.calls_left = turn / 2;
         canceller.by_function = turn % 3 == 0;
@@ -329,21 +329,21 @@ START_TEST(a_bad_item_changes_no_session)
     hymba_session *a = make_session(context), *b = make_session(context);
     hymba_session *foreign = make_session(other);
     int32_t bad[] = {1, 2, (int32_t)vocabulary};
-    hymba_batch_item items[2] = {{a, tokens[0], lengths[0], HYMBA_LOGITS_ALL, 0},
-                                 {b, bad, 3, HYMBA_LOGITS_NONE, 0}};
+    hymba_batch_item items[2] = {{a, tokens[0], lengths[0], HYMBA_LOGITS_ALL, 0, NULL, NULL},
+                                 {b, bad, 3, HYMBA_LOGITS_NONE, 0, NULL, NULL}};
     test_status(hymba_context_decode(context, items, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
     ck_assert_int_eq(error.position, 2);
     bad[2] = -1;
     test_status(hymba_context_decode(context, items, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
-    items[1] = (hymba_batch_item){b, bad, 0, HYMBA_LOGITS_NONE, 0};
+    items[1] = (hymba_batch_item){b, bad, 0, HYMBA_LOGITS_NONE, 0, NULL, NULL};
     test_status(hymba_context_decode(context, items, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
-    items[1] = (hymba_batch_item){a, bad, 2, HYMBA_LOGITS_NONE, 0};
+    items[1] = (hymba_batch_item){a, bad, 2, HYMBA_LOGITS_NONE, 0, NULL, NULL};
     test_status(hymba_context_decode(context, items, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
-    items[1] = (hymba_batch_item){foreign, bad, 2, HYMBA_LOGITS_NONE, 0};
+    items[1] = (hymba_batch_item){foreign, bad, 2, HYMBA_LOGITS_NONE, 0, NULL, NULL};
     test_status(hymba_context_decode(context, items, sizeof items[0], 2, &error),
                 HYMBA_ERROR_ARGUMENT, error);
     ck_assert_int_eq(error.position, 1);

@@ -197,7 +197,7 @@ static void decode_together(struct history *history)
             continue;
         members[n_items] = subject;
         items[n_items++] = (hymba_batch_item){subject->session, subject->tokens + subject->n, n,
-                                              HYMBA_LOGITS_LAST, 0};
+                                              HYMBA_LOGITS_LAST, 0, NULL, NULL};
     }
     if (n_items == 0)
         return;

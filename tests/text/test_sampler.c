@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "host.h"
+#include "text/candidates.h"
 
 enum { MAX_LOGITS = 256 };
 
@@ -309,6 +310,43 @@ START_TEST(a_seed_repeats_itself)
 }
 END_TEST
 
+/* Sums of weights are exact, so they do not hang on where the tokens stand: a token that has all
+ * others before or behind it in memory comes with the same draws. */
+START_TEST(the_order_in_memory_does_not_count)
+{
+    enum { N = 1000, DRAWS = 300 };
+    static float logits[N], reversed[N];
+    test_random_seed(4);
+    for (int i = 0; i < N; i++) /* all distinct */
+        logits[i] = (float)(test_random() * 5) + (float)i * 1e-4f;
+    for (int i = 0; i < N; i++)
+        reversed[N - 1 - i] = logits[i];
+    hymba_sampler_params params = defaults();
+    params.temperature = 1.3f;
+    params.top_p = 0.9f;
+    hymba_sampler *one = create(params), *other = create(params);
+    for (int i = 0; i < DRAWS; i++)
+        ck_assert_int_eq(sample(one, logits, N), N - 1 - sample(other, reversed, N));
+    hy_sampler_release(one);
+    hy_sampler_release(other);
+}
+END_TEST
+
+/* As many weights of 1 as there can be, and a few tokens with the finest unit. */
+START_TEST(sums_of_weights_fit)
+{
+    ck_assert_double_eq(hy_weight_unit(1), 0x1p62);
+    ck_assert_double_eq(hy_weight_unit(2), 0x1p61);
+    ck_assert_double_eq(hy_weight_unit(32001), 0x1p47);
+    ck_assert_double_eq(hy_weight_unit(32768), 0x1p47);
+    ck_assert_double_eq(hy_weight_unit(32769), 0x1p46);
+    for (size_t n = 1; n <= INT32_MAX / 2; n = n * 3 + 1)
+        ck_assert_uint_le(hy_weight_parts(1, hy_weight_unit(n)), ((uint64_t)1 << 62) / n);
+    ck_assert_uint_eq(hy_weight_parts(0x1p-48, hy_weight_unit(32001)), 1);
+    ck_assert_uint_eq(hy_weight_parts(0x0.ffp-48, hy_weight_unit(32001)), 0);
+}
+END_TEST
+
 /* The same on every machine: these tokens were drawn once and stay. */
 START_TEST(known_draws)
 {
@@ -534,6 +572,8 @@ int main(void)
     tcase_add_test(tests, greedy_takes_the_lowest_of_equals);
     tcase_add_test(tests, extreme_temperatures);
     tcase_add_test(tests, a_seed_repeats_itself);
+    tcase_add_test(tests, the_order_in_memory_does_not_count);
+    tcase_add_test(tests, sums_of_weights_fit);
     tcase_add_test(tests, known_draws);
     tcase_add_test(tests, penalty_counts_the_last_tokens_once);
     tcase_add_test(tests, penalty_by_hand);

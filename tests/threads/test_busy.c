@@ -20,6 +20,8 @@ struct scene {
     struct pause pause;
     hymba_session *running;  /* the long call's */
     hymba_session *other;    /* what the refused calls are about */
+    hymba_session *scheduled; /* a request's, once it is added */
+    hymba_scheduler *scheduler;
     hymba_generation *generation;
     hymba_sampler *sampler;
     struct bytes {
@@ -46,7 +48,7 @@ static hymba_status call_score(struct scene *scene)
 
 static hymba_status call_decode(struct scene *scene)
 {
-    hymba_batch_item item = {scene->other, tokens, 2, HYMBA_LOGITS_LAST, 0};
+    hymba_batch_item item = {scene->other, tokens, 2, HYMBA_LOGITS_LAST, 0, NULL, NULL};
     return hymba_context_decode(scene->context, &item, sizeof item, 1, &error);
 }
 
@@ -79,6 +81,25 @@ static hymba_status call_generation(struct scene *scene)
 {
     hymba_event event = {.struct_size = sizeof event};
     return hymba_generation_next(scene->generation, &event, &error);
+}
+
+static hymba_status call_add(struct scene *scene)
+{
+    uint64_t request;
+    hymba_status status = hymba_scheduler_add(scene->scheduler, scene->scheduled, NULL, tokens, 2,
+                                              NULL, &request, &error);
+    ck_assert_uint_eq(hymba_scheduler_count(scene->scheduler), status == HYMBA_OK);
+    return status;
+}
+
+static hymba_status call_step(struct scene *scene)
+{
+    hymba_request_event event;
+    size_t n;
+    hymba_status status =
+        hymba_scheduler_step(scene->scheduler, &event, sizeof event, 1, &n, &error);
+    ck_assert_uint_eq(n, status == HYMBA_OK);
+    return status;
 }
 
 /* A new session, which must be there if and only if the call succeeded. */
@@ -155,6 +176,7 @@ static const struct {
     {"fork", call_fork},           {"snapshot", call_snapshot}, {"save", call_save},
     {"save to", call_save_to},     {"load", call_load},         {"load memory", call_load_memory},
     {"drop snapshot", call_drop},  {"rewind", call_rewind},     {"reset", call_reset},
+    {"schedule", call_add},        {"step", call_step},
 };
 enum { N_CALLS = sizeof calls / sizeof *calls };
 
@@ -190,6 +212,9 @@ static void open_scene(struct scene *scene, const char *name)
                 HYMBA_OK, error);
     scene->running = make_session(scene->context);
     scene->other = make_session(scene->context);
+    scene->scheduled = make_session(scene->context);
+    test_status(hymba_scheduler_create(scene->context, 8, NULL, &scene->scheduler, &error),
+                HYMBA_OK, error);
     test_status(hymba_session_append(scene->other, tokens, 10, HYMBA_LOGITS_LAST, &error),
                 HYMBA_OK, error);
     test_status(hymba_session_snapshot(scene->other, "here", NULL, &error), HYMBA_OK, error);
@@ -212,6 +237,8 @@ static void close_scene(struct scene *scene)
     hymba_sampler_release(scene->sampler);
     hymba_session_release(scene->running);
     hymba_session_release(scene->other);
+    hymba_session_release(scene->scheduled);
+    hymba_scheduler_release(scene->scheduler);
     hymba_context_release(scene->context);
     golden_close(&scene->golden);
     free(scene->saved.data);

@@ -58,7 +58,7 @@ static hymba_status decode_both(struct scene *scene)
     hymba_batch_item items[N_SESSIONS];
     for (size_t i = 0; i < N_SESSIONS; i++)
         items[i] = (hymba_batch_item){scene->sessions[i], tokens + BEFORE, MORE - 7 * i,
-                                      HYMBA_LOGITS_LAST, 0};
+                                      HYMBA_LOGITS_LAST, 0, NULL, NULL};
     return hymba_context_decode(scene->context, items, sizeof *items, N_SESSIONS,
                                 &scene->call_error);
 }

@@ -226,7 +226,7 @@ static bool decode_together(struct life *life, unsigned company)
             continue;
         members[count] = subject;
         items[count++] = (hymba_batch_item){subject->session, subject->tokens + subject->n, n,
-                                            HYMBA_LOGITS_LAST, 0};
+                                            HYMBA_LOGITS_LAST, 0, NULL, NULL};
     }
     if (count == 0)
         return false;

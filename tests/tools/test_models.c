@@ -197,6 +197,50 @@ START_TEST(bench_of_the_demo)
 }
 END_TEST
 
+/* Every kernel of the row is there; their shares of the step add up to it, with its rest. */
+static void check_kernels(const json_t *row, json_int_t layers)
+{
+    static const char *const names[] = {"in_proj", "scan", "fusion", "down"};
+    const json_t *kernels = json_object_get(row, "kernels");
+    size_t n = json_array_size(kernels), n_found = 0;
+    double share = 0;
+    ck_assert_uint_gt(n, 10);
+    for (size_t i = 1; i < n; i++) { /* behind the step itself */
+        const json_t *kernel = json_array_get(kernels, i);
+        share += number_of(kernel, "step_share");
+        for (size_t j = 0; j < sizeof names / sizeof names[0]; j++)
+            if (strcmp(string_of(kernel, "name"), names[j]) == 0) {
+                n_found++;
+                ck_assert_double_eq(number_of(kernel, "calls_per_step"), (double)layers);
+                ck_assert_double_gt(number_of(kernel, "bandwidth_share"), 0);
+                ck_assert_double_gt(number_of(kernel, "matrix_share"), 0);
+            }
+    }
+    ck_assert_uint_eq(n_found, sizeof names / sizeof names[0]);
+    ck_assert_str_eq(string_of(json_array_get(kernels, 0), "name"), "step");
+    ck_assert_str_eq(string_of(json_array_get(kernels, n - 1), "name"), "rest");
+    ck_assert_double_eq_tol(share, 1.0, 1e-9);
+}
+
+START_TEST(bench_of_kernels)
+{
+    struct result result = run_well("", "bench -p 16 -n 2 -d 3 -b 2 --kernels --json "
+                                        "--read-buffer 64");
+    json_t *object = parse_json(result.out);
+    const json_t *rows = json_object_get(object, "rows");
+    ck_assert_uint_eq(json_array_size(rows), 2);
+    for (size_t i = 0; i < 2; i++)
+        check_kernels(json_array_get(rows, i), 8);
+    json_decref(object);
+    free_result(&result);
+    result = run_well("", "bench -p 4 -n 1 -d 0 -b 1 --kernels --read-buffer 64");
+    ck_assert_ptr_nonnull(strstr(result.out, "\nprefill of 4 tokens\n"));
+    ck_assert_ptr_nonnull(strstr(result.out, "\ndecode at depth 0, batch 1\n"));
+    ck_assert_ptr_nonnull(strstr(result.out, "\n  attention_window "));
+    free_result(&result);
+}
+END_TEST
+
 static json_int_t bytes_of_row(const json_t *object, size_t index)
 {
     return integer_of(json_array_get(json_object_get(object, "rows"), index), "bytes_per_step");
@@ -265,7 +309,7 @@ int main(void)
     const TTest *const tests[] = {
         info_of_the_demo, info_tells_the_instruction_set, info_of_a_preset,
         info_of_int8_caches, init_writes_a_model_that_runs, init_from_a_configuration,
-        bench_of_the_demo, bench_counts_bytes,
+        bench_of_the_demo, bench_of_kernels, bench_counts_bytes,
         bench_tells_its_own_peak_of_memory,
     };
     return run_command_tests("models", tests, sizeof tests / sizeof tests[0]);

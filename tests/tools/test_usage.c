@@ -13,8 +13,9 @@
 
 extern char **environ;
 
-static const char *const verbs[] = {"generate",   "chat",   "logits", "perplexity", "tokenize",
-                                    "detokenize", "render", "info",   "init",       "bench"};
+static const char *const verbs[] = {"generate", "batch",      "chat",   "logits", "perplexity",
+                                    "tokenize", "detokenize", "render", "info",   "init",
+                                    "bench"};
 enum { VERBS = sizeof verbs / sizeof verbs[0] };
 
 /* All helps begin and end in the same way, and fit a terminal. */
@@ -160,7 +161,7 @@ END_TEST
 START_TEST(full_disk)
 {
     static const char *const lines[] = {
-        "--version", "generate --help", "generate -n 4", "generate -n 4 --json",
+        "--version", "generate --help", "generate -n 4", "generate -n 4 --json", "batch -n 4",
         "tokenize -m examples/demo", "info --preset tiny", "info --preset tiny --json",
     };
     if (access("/dev/full", W_OK) != 0)

@@ -302,10 +302,21 @@ static void use_batch(hymba_context *context, hymba_session *session, uint32_t v
     const float *logits;
     float scores[2];
     size_t rows;
+    int32_t token = -1;
     OK(hymba_session_fork(session, &items[0].session, &reuse, &error));
     EXPECT(reuse.reused_tokens == hymba_session_length(session) && reuse.computed_tokens == 0);
     OK(hymba_session_fork(session, &items[1].session, NULL, &error));
+    hymba_kernel_time times[64];
+    OK(hymba_context_measure_kernels(context, 1, &error));
+    OK(hymba_sampler_create(NULL, NULL, &items[0].sampler, &error));
+    items[0].token = &token;
     OK(hymba_context_decode(context, items, sizeof items[0], 2, &error));
+    EXPECT(token >= 0 && (uint32_t)token < vocabulary);
+    hymba_sampler_release(items[0].sampler);
+    OK(hymba_context_kernel_times(context, times, sizeof times[0], 64, &rows, &error));
+    EXPECT(rows >= 1 && strcmp(times[0].name, "step") == 0 && times[0].calls == 1);
+    EXPECT(times[0].seconds > 0 && times[0].bytes > 0 && times[0].operations > 0);
+    OK(hymba_context_measure_kernels(context, 0, &error));
     OK(hymba_session_logits(items[1].session, &logits, &rows, &error));
     EXPECT(rows == 1 && isfinite(logits[0]) && isfinite(logits[vocabulary - 1]));
     OK(hymba_session_score(items[0].session, tokens, 2, scores, &error));
@@ -536,6 +547,49 @@ static void use_generation(hymba_session *session, hymba_sampler *sampler,
     hymba_generation_release(generation);
 }
 
+/* A request that generates, one that is cancelled. */
+static void use_scheduler(hymba_context *context, hymba_session *session, hymba_sampler *sampler)
+{
+    hymba_scheduler_params params;
+    hymba_request_params request;
+    hymba_generation_params limits = {.struct_size = sizeof limits, .max_tokens = 2,
+                                      .flags = HYMBA_GENERATION_IGNORE_EOS};
+    hymba_scheduler *scheduler;
+    hymba_session *other;
+    hymba_request_event events[2];
+    uint64_t numbers[2], n_tokens = 0;
+    size_t n;
+    hymba_scheduler_params_init(&params, sizeof params);
+    hymba_request_params_init(&request, sizeof request);
+    params.max_requests = 2;
+    request.generation = &limits;
+    request.user = events;
+    EXPECT(hymba_scheduler_create(context, 0, &params, &scheduler, &error) ==
+           HYMBA_ERROR_ARGUMENT);
+    OK(hymba_scheduler_create(context, 8, &params, &scheduler, &error));
+    EXPECT(hymba_scheduler_retain(scheduler) == scheduler);
+    hymba_scheduler_release(scheduler);
+    OK(hymba_session_create(context, NULL, &other, &error));
+    OK(hymba_scheduler_add(scheduler, session, sampler, tokens, 2, &request, &numbers[0],
+                           &error));
+    OK(hymba_scheduler_add(scheduler, other, NULL, tokens, 2, NULL, &numbers[1], &error));
+    hymba_session_release(other);
+    hymba_scheduler_cancel(scheduler, numbers[1]);
+    while (hymba_scheduler_count(scheduler) > 0) {
+        OK(hymba_scheduler_step(scheduler, events, sizeof events[0], 2, &n, &error));
+        for (size_t i = 0; i < n; i++) {
+            int cancelled = events[i].request == numbers[1];
+            n_tokens += events[i].kind == HYMBA_EVENT_TOKEN;
+            EXPECT(events[i].kind != HYMBA_EVENT_FAILED && events[i].status == HYMBA_OK);
+            EXPECT(cancelled || (events[i].request == numbers[0] && events[i].user == events));
+            EXPECT(events[i].kind != HYMBA_EVENT_END ||
+                   events[i].stop == (cancelled ? HYMBA_STOP_CANCELLED : HYMBA_STOP_LENGTH));
+        }
+    }
+    EXPECT(n_tokens == 2);
+    hymba_scheduler_release(scheduler);
+}
+
 /* --------------------------------------------------------------------- main */
 
 static void use_everything(const char *model_directory, const char *directory)
@@ -557,6 +611,7 @@ static void use_everything(const char *model_directory, const char *directory)
     use_log_probabilities(logits, info.vocabulary_size);
     use_files(context, session, sampler, directory);
     use_generation(session, sampler, tokenizer);
+    use_scheduler(context, session, sampler);
     hymba_model_release(model);
     hymba_context_release(context);
     hymba_sampler_release(sampler);

@@ -194,6 +194,7 @@ typedef struct hymba_session hymba_session;
 typedef struct hymba_text_stream hymba_text_stream;
 typedef struct hymba_sampler hymba_sampler;
 typedef struct hymba_generation hymba_generation;
+typedef struct hymba_scheduler hymba_scheduler;
 
 /* ------------------------------------------------------------------ model */
 
@@ -638,6 +639,41 @@ HYMBA_API hymba_status hymba_context_measure_bandwidth(hymba_context *context, u
                                                        double *rate, hymba_error *error);
 
 /*
+ * With on = 1 the calls that compute tokens, from now on, measure each kernel they run; with 0 they
+ * no longer do. 1 begins at zero, also where it was on. Results are the same to the bit. On a
+ * device each kernel is waited for: its time has the way to the device and back in it, and a step
+ * as a whole takes longer than usual. Errors: ARGUMENT (on is another number), BUSY, DEVICE.
+ * Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_context_measure_kernels(hymba_context *context, int32_t on,
+                                                     hymba_error *error);
+
+/* What kernels of one kind have taken. */
+typedef struct hymba_kernel_time {
+    const char *name;  /* NUL-terminated, static storage: "step", "embedding", "norm", "rounding",
+                          "in_proj", "rope_cache" (rotation, and rows made for caches),
+                          "attention_window", "attention_full", "convolution", "x_proj",
+                          "dt_proj", "scan", "fusion", "out_proj", "gate_up", "swiglu", "down",
+                          "head", "sampling" (on a device) */
+    uint64_t calls;    /* of "step": passes over the weights */
+    double seconds;    /* of all calls; of "step": of the library's calls as a whole, copies, host
+                          and all */
+    double bytes;      /* that had to be read and written, each array once; of "step": the sum */
+    double operations; /* additions, multiplications (two for each multiply-add), divisions and
+                          special functions, one each; of "step": the sum */
+} hymba_kernel_time;
+
+/*
+ * What was measured since hymba_context_measure_kernels(context, 1): "step" first, then all kinds
+ * of kernels in the order of a step; those that the model does not have have no calls. times has
+ * room for capacity elements of time_size bytes, i.e. sizeof(hymba_kernel_time): see the rule for
+ * buffers. Errors: ARGUMENT, BUFFER, BUSY, DEVICE, STATE (never measured). Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_context_kernel_times(hymba_context *context, hymba_kernel_time *times,
+                                                  size_t time_size, size_t capacity,
+                                                  size_t *needed, hymba_error *error);
+
+/*
  * Makes the call that is running on the context return HYMBA_ERROR_CANCELLED within one layer; no
  * effect if none runs. Any thread; safe in a signal handler.
  */
@@ -741,14 +777,23 @@ typedef struct hymba_batch_item {
     size_t n_tokens;        /* >= 1 */
     int32_t logits;         /* HYMBA_LOGITS_... */
     int32_t reserved;       /* 0 */
+    hymba_sampler *sampler; /* NULL, or at most once in a batch: chooses, as hymba_sampler_sample
+                               does, the token that comes after the last one; logits may be NONE */
+    int32_t *token;         /* where that token is put; NULL without a sampler */
 } hymba_batch_item;
 
 /*
  * hymba_session_append on many sessions at once, of any lengths together: each weight is read
  * once for all. items is an array of n_items elements of item_size bytes, i.e.
- * sizeof(hymba_batch_item). All or nothing: after a failure no session has moved. Each session's
- * result is, to the bit, what it would be alone. error.position is the index of the item at fault.
- * Errors and threads as hymba_session_append.
+ * sizeof(hymba_batch_item). All or nothing: after a failure no session and no sampler has moved.
+ * Each session's result is, to the bit, what it would be alone. error.position is the index of the
+ * item at fault.
+ *
+ * A device chooses the tokens of samplers itself, and only what logits asks for is copied from it.
+ * Samplers with dry, typical_p, top_n_sigma, xtc, mirostat, a process, two biases for one token, or
+ * penalties behind another stage, have their logits copied to the host (a line in the log says so,
+ * once). The tokens are the same.
+ * Errors and threads as hymba_session_append and hymba_sampler_sample.
  */
 HYMBA_API hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item *items,
                                             size_t item_size, size_t n_items, hymba_error *error);
@@ -1073,7 +1118,8 @@ HYMBA_API void hymba_generation_release(hymba_generation *generation);
 
 enum {
     HYMBA_EVENT_TOKEN = 1, /* a token was generated; text may be empty */
-    HYMBA_EVENT_END = 2    /* nothing more comes; text is what was held back */
+    HYMBA_EVENT_END = 2,   /* nothing more comes; text is what was held back */
+    HYMBA_EVENT_FAILED = 3 /* the same after an error; of requests (hymba_scheduler_step) only */
 };
 
 enum {
@@ -1082,7 +1128,7 @@ enum {
     HYMBA_STOP_STRING = 2,    /* a stop string */
     HYMBA_STOP_LENGTH = 3,    /* max_tokens */
     HYMBA_STOP_LIMIT = 4,     /* the session's max_tokens */
-    HYMBA_STOP_CANCELLED = 5  /* hymba_generation_cancel */
+    HYMBA_STOP_CANCELLED = 5  /* hymba_generation_cancel, hymba_scheduler_cancel */
 };
 
 /* "eos", "string", "length", "limit", "cancelled", "none". Static storage. */
@@ -1105,14 +1151,122 @@ typedef struct hymba_event {
 /*
  * The next event. The token of a TOKEN event is in the session when the next event has been
  * asked for; text that may be the beginning of a stop string is held back. After END every
- * further call gives END again. Errors: those of hymba_session_append and hymba_sampler_sample;
- * the call may be repeated after one.
+ * further call gives END again. Without log-probabilities a device brings tokens alone to the
+ * host: the session then has no logits before END with LENGTH or STRING. Errors: those of
+ * hymba_session_append and hymba_sampler_sample; the call may be repeated after one.
  */
 HYMBA_API hymba_status hymba_generation_next(hymba_generation *generation, hymba_event *event,
                                              hymba_error *error);
 
 /* Makes next return END with HYMBA_STOP_CANCELLED. Any thread; safe in a signal handler. */
 HYMBA_API void hymba_generation_cancel(hymba_generation *generation);
+
+/* -------------------------------------------------------------- scheduler */
+
+/*
+ * Continuous batching. A request feeds a prompt to a session of its own and then generates, event
+ * for event what a hymba_generation would give alone. Requests come and go at any time; each step
+ * of the scheduler is one batch of at most token_budget tokens, the generated ones of some requests
+ * beside pieces of the prompts of others.
+ *
+ * Requests stand in a line, new ones at its end. Each, from the first on, gets one token computed,
+ * the one it has generated or the next of its prompt, until the budget is spent; what then remains
+ * of it is divided evenly among the prompts. Whoever was served goes to the end of the line. So of
+ * n requests each is served at least once in n / token_budget steps, rounded up. With n no more
+ * than token_budget each step brings every generating request a token, and each of p prompts at
+ * least 1 + (token_budget - n) / p tokens further, rounded down, or to its end. A step computes
+ * nothing else (docs/batching.md).
+ */
+typedef struct hymba_scheduler_params {
+    size_t struct_size;
+    uint32_t max_requests; /* at once; 0: 256, at most 65,536 */
+    uint32_t reserved;     /* 0 */
+} hymba_scheduler_params;
+
+HYMBA_API void hymba_scheduler_params_init(hymba_scheduler_params *params, size_t size);
+
+/*
+ * token_budget: most tokens of a step, at least 1; more than the context's max_step_tokens counts
+ * as that. A context may have several schedulers. Errors: ARGUMENT (also a budget of 0, with which
+ * nothing would ever move), MEMORY. Threads: any.
+ */
+HYMBA_API hymba_status hymba_scheduler_create(hymba_context *context, uint32_t token_budget,
+                                              const hymba_scheduler_params *params,
+                                              hymba_scheduler **scheduler, hymba_error *error);
+
+/* Retain and release may be called from any thread. The last release ends all requests, without
+ * an event: their sessions are where the last step left them. */
+HYMBA_API hymba_scheduler *hymba_scheduler_retain(hymba_scheduler *scheduler);
+HYMBA_API void hymba_scheduler_release(hymba_scheduler *scheduler);
+
+typedef struct hymba_request_params {
+    size_t struct_size;
+    hymba_tokenizer *tokenizer;                /* NULL: events carry no text */
+    const hymba_generation_params *generation; /* NULL: defaults */
+    void *user;                                /* comes with the request's events */
+} hymba_request_params;
+
+HYMBA_API void hymba_request_params_init(hymba_request_params *params, size_t size);
+
+/*
+ * Adds a request: the n_tokens tokens of its prompt (copied) are appended to the session, then it
+ * generates. The session may hold tokens already; with n_tokens 0 it must have the logits of its
+ * last one. The sampler has accepted what it should count. Without one (NULL) the request ends
+ * behind the prompt, with HYMBA_STOP_LENGTH and the logits of its last token. *request is the
+ * request's number, never given twice by a scheduler.
+ *
+ * The scheduler holds session, sampler and tokenizer until the request's END or FAILED event.
+ * Meanwhile nothing else may change the session: if something does, the request fails with STATE.
+ * Errors: ARGUMENT (a bad id: error.position is its index), MEMORY, LIMIT (max_requests; a prompt
+ * beyond the session's max_tokens), UNSUPPORTED, STATE (session or sampler are another request's;
+ * no logits), BUSY. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_scheduler_add(hymba_scheduler *scheduler, hymba_session *session,
+                                           hymba_sampler *sampler, const int32_t *tokens,
+                                           size_t n_tokens, const hymba_request_params *params,
+                                           uint64_t *request, hymba_error *error);
+
+/* What a step brought a request. */
+typedef struct hymba_request_event {
+    uint64_t request;    /* its number */
+    void *user;          /* of its parameters */
+    int32_t kind;        /* HYMBA_EVENT_... */
+    int32_t stop;        /* these seven as in hymba_event; they */
+    int32_t token;       /* and message are valid until the next step */
+    hymba_status status; /* of FAILED; HYMBA_OK otherwise */
+    const char *text;
+    size_t length;
+    const hymba_token_probability *top;
+    uint32_t n_top;
+    float log_probability;
+    const char *message; /* of FAILED: one sentence, NUL-terminated; "" otherwise */
+} hymba_request_event;
+
+/*
+ * Computes one step and writes what came of it, at most one event for each request, in no
+ * particular order; a step that only brought prompts further has none. events is an array of
+ * capacity elements of event_size bytes, i.e. sizeof(hymba_request_event); *n_events becomes their
+ * number. With room for fewer than hymba_scheduler_count events nothing is computed: BUFFER (or,
+ * for NULL and 0, HYMBA_OK), and *n_events is that count.
+ *
+ * After END or FAILED a request is gone and its session free. A request fails alone: with LIMIT or
+ * MEMORY of its session, STATE, or an error of its sampler. Its session is then where the last step
+ * left it, which may be before the last token that its events gave.
+ *
+ * Errors: ARGUMENT, BUFFER, BUSY; MEMORY, CANCELLED (hymba_context_cancel): no request has moved,
+ * and the step may be repeated; DEVICE. Threads: the context's.
+ */
+HYMBA_API hymba_status hymba_scheduler_step(hymba_scheduler *scheduler,
+                                            hymba_request_event *events, size_t event_size,
+                                            size_t capacity, size_t *n_events,
+                                            hymba_error *error);
+
+/* Requests without an END or FAILED event so far; 0 for NULL. Any thread. */
+HYMBA_API size_t hymba_scheduler_count(const hymba_scheduler *scheduler);
+
+/* Makes the next step end the request with HYMBA_STOP_CANCELLED. A number that has ended, or never
+ * was, is ignored. Any thread; safe in a signal handler. */
+HYMBA_API void hymba_scheduler_cancel(hymba_scheduler *scheduler, uint64_t request);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,431 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ids.h"
+#include "input.h"
+#include "interrupt.h"
+#include "library.h"
+#include "output.h"
+#include "sampling.h"
+#include "verbs.h"
+
+struct batch_options {
+    const char *model;
+    const char *file;
+    uint64_t count, parallel, token_budget;
+    struct sampling_options sampling;
+    struct option_texts stop;
+    bool special, ignore_eos, json, unordered;
+    struct compute_options compute;
+};
+
+/* A prompt that is generated for; what comes of it. */
+struct place {
+    size_t index;
+    uint64_t request;
+    hymba_session *session; /* NULL: the place is free */
+    hymba_sampler *sampler;
+    struct ids ids;
+    struct bytes text;
+    size_t text_capacity;
+};
+
+struct run {
+    const struct batch_options *options;
+    struct bytes input;
+    struct ids *prompts;
+    json_t **results;    /* of finished prompts until they are printed */
+    size_t n_prompts, n_started, n_printed, n_failed;
+    hymba_model *model;
+    hymba_tokenizer *tokenizer;
+    hymba_context *context;
+    hymba_scheduler *scheduler;
+    struct place *places;        /* [parallel] */
+    hymba_request_event *events; /* [parallel] */
+    uint64_t n_prompt_tokens, n_generated;
+    bool stopping;               /* the user has interrupted */
+};
+
+static void describe(struct option_set *set, struct batch_options *options)
+{
+    options_begin(set, "batch", "[-m DIR] [-f FILE] [options]",
+                  "Continues many texts at once: each line of FILE is a prompt. Steps of the\n"
+                  "model are shared by all that are under way; a line gives what it gives\n"
+                  "alone with its seed, the first line's plus its index. Prints one JSON object\n"
+                  "a line for each, in the order of the prompts: index (from 0), text, ids,\n"
+                  "prompt_tokens, stop, seed; or index and error. Then one line of figures on\n"
+                  "stderr.\n"
+                  "Ctrl-C ends all texts in order, with exit status 130.");
+    option_text(set, 'm', "model", "DIR", &options->model, "model directory (default: demo model)");
+    option_text(set, 'f', "file", "FILE", &options->file,
+                "the prompts, one a line; - is stdin (default)");
+    option_flag(set, 0, "json-prompts", &options->json,
+                "each line is a JSON string, or an object with the member prompt");
+    option_integer(set, 'n', "count", &options->count, 0, 1u << 30,
+                   "most tokens to generate for each (default: 128)");
+    option_integer(set, 0, "parallel", &options->parallel, 1, 65536,
+                   "texts under way at once, each with memory of its own\n(default: 16)");
+    option_integer(set, 0, "token-budget", &options->token_budget, 1, UINT32_MAX,
+                   "most tokens in one step (default: as many as a step takes)");
+    option_flag(set, 0, "unordered", &options->unordered, "print each text when it is finished");
+    add_sampling_options(set, &options->sampling);
+    option_texts(set, 0, "stop", "TEXT", &options->stop,
+                 "end before this text; may be given several times");
+    option_flag(set, 0, "ignore-eos", &options->ignore_eos,
+                "go on after the end-of-sequence token");
+    option_flag(set, 0, "special", &options->special,
+                "read the text of special tokens in prompts as these tokens");
+    add_compute_options(set, &options->compute);
+}
+
+/* ------------------------------------------------------------------ prompts */
+
+static int encode_prompt(struct run *run, const char *text, size_t length, size_t number)
+{
+    char name[64];
+    uint32_t flags = run->options->special ? HYMBA_ENCODE_SPECIAL : 0;
+    struct ids *ids = &run->prompts[run->n_prompts];
+    if (hymba_tokenizer_adds_bos(run->tokenizer))
+        flags |= HYMBA_ENCODE_BOS;
+    snprintf(name, sizeof name, "line %zu", number);
+    int status = ids_encode(run->tokenizer, text, length, flags, name, ids);
+    run->n_prompts++; /* its ids are freed in any case */
+    if (status == STATUS_OK && ids->count == 0)
+        status = fail("%s is empty and this model's tokenizer puts no BOS token before a text, so "
+                      "there is nothing to continue",
+                      name);
+    run->n_prompt_tokens += ids->count;
+    return status;
+}
+
+static int read_json_prompt(struct run *run, const char *line, size_t length, size_t number)
+{
+    json_error_t error;
+    json_t *value = json_loadb(line, length, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (!value)
+        return fail("line %zu is not JSON: %s (column %d)", number, error.text, error.column);
+    const json_t *text = json_is_object(value) ? json_object_get(value, "prompt") : value;
+    int status =
+        json_is_string(text)
+            ? encode_prompt(run, json_string_value(text), json_string_length(text), number)
+            : fail("line %zu: expected a string, or an object with the string prompt", number);
+    json_decref(value);
+    return status;
+}
+
+static size_t count_lines(const struct bytes *input)
+{
+    size_t n = input->size > 0 && input->data[input->size - 1] != '\n';
+    for (size_t i = 0; i < input->size; i++)
+        n += input->data[i] == '\n';
+    return n;
+}
+
+static int read_prompts(struct run *run)
+{
+    const char *file = run->options->file ? run->options->file : "-";
+    int status = read_bytes(file, &run->input);
+    if (status != STATUS_OK)
+        return status;
+    size_t n = count_lines(&run->input);
+    const char *line = run->input.data, *end = line + run->input.size;
+    run->prompts = take_memory(n + 1, sizeof *run->prompts);
+    run->results = take_memory(n + 1, sizeof *run->results);
+    memset(run->prompts, 0, (n + 1) * sizeof *run->prompts);
+    memset(run->results, 0, (n + 1) * sizeof *run->results);
+    for (size_t i = 0; i < n && status == STATUS_OK; i++) {
+        const char *line_end = memchr(line, '\n', (size_t)(end - line));
+        size_t length = (size_t)((line_end ? line_end : end) - line);
+        status = run->options->json ? read_json_prompt(run, line, length, i + 1)
+                                    : encode_prompt(run, line, length, i + 1);
+        line += length + 1;
+    }
+    return status;
+}
+
+/* ------------------------------------------------------------------ results */
+
+/* Prints a result at once: whoever reads them need not wait for the next. */
+static int print_result(json_t **result)
+{
+    int status = print_json_line(*result);
+    *result = NULL;
+    errno = 0;
+    return status == STATUS_OK && !output_arrived() ? fail_output() : status;
+}
+
+/* What is next in order, and then perhaps more that was waiting for it. */
+static int print_results(struct run *run, size_t index)
+{
+    int status = STATUS_OK;
+    if (run->options->unordered)
+        return print_result(&run->results[index]);
+    while (status == STATUS_OK && run->results[run->n_printed])
+        status = print_result(&run->results[run->n_printed++]);
+    return status;
+}
+
+static uint64_t seed_of(const struct run *run, size_t index)
+{
+    return run->options->sampling.seed + index;
+}
+
+static json_t *describe_text(const struct run *run, const struct place *place, int32_t stop)
+{
+    return json_pack("{s:I, s:o, s:o, s:I, s:s, s:I}", "index", (json_int_t)place->index, "text",
+                     json_text(place->text.data ? place->text.data : "", place->text.size), "ids",
+                     ids_to_json(&place->ids), "prompt_tokens",
+                     (json_int_t)run->prompts[place->index].count, "stop", hymba_stop_name(stop),
+                     "seed", (json_int_t)seed_of(run, place->index));
+}
+
+static void clear_place(struct place *place)
+{
+    hymba_session_release(place->session);
+    hymba_sampler_release(place->sampler);
+    ids_free(&place->ids);
+    free(place->text.data);
+    memset(place, 0, sizeof *place);
+}
+
+static void add_text(struct place *place, const char *text, size_t length)
+{
+    if (length > place->text_capacity - place->text.size) {
+        place->text_capacity = 2 * (place->text.size + length);
+        place->text.data = grow_memory(place->text.data, place->text_capacity, 1);
+    }
+    if (length > 0)
+        memcpy(place->text.data + place->text.size, text, length);
+    place->text.size += length;
+}
+
+static int take_event(struct run *run, const hymba_request_event *event)
+{
+    struct place *place = event->user;
+    size_t index = place->index;
+    if (event->kind == HYMBA_EVENT_TOKEN) {
+        ids_add(&place->ids, event->token);
+        run->n_generated++;
+    }
+    add_text(place, event->text, event->length);
+    if (event->kind == HYMBA_EVENT_TOKEN)
+        return STATUS_OK;
+    if (event->kind == HYMBA_EVENT_FAILED) {
+        run->n_failed++;
+        run->results[index] = need_json(json_pack("{s:I, s:s}", "index", (json_int_t)index,
+                                                  "error", event->message));
+    } else {
+        run->results[index] = need_json(describe_text(run, place, event->stop));
+    }
+    clear_place(place);
+    return print_results(run, index);
+}
+
+/* ------------------------------------------------------------------ running */
+
+static int create_primed_sampler(struct run *run, struct place *place)
+{
+    hymba_error error;
+    struct sampling_options sampling = run->options->sampling;
+    const struct ids *prompt = &run->prompts[place->index];
+    hymba_error_init(&error, sizeof error);
+    sampling.seed = seed_of(run, place->index);
+    int status = create_sampler(&sampling, run->tokenizer, &place->sampler);
+    for (size_t i = 0; i < prompt->count && status == STATUS_OK; i++) {
+        hymba_status result = hymba_sampler_accept(place->sampler, prompt->items[i], &error);
+        if (result != HYMBA_OK)
+            status = fail_library(NULL, result, &error);
+    }
+    return status;
+}
+
+static int add_request(struct run *run, struct place *place)
+{
+    const struct batch_options *options = run->options;
+    const struct ids *prompt = &run->prompts[place->index];
+    hymba_error error;
+    hymba_generation_params limits;
+    hymba_request_params params;
+    hymba_error_init(&error, sizeof error);
+    hymba_generation_params_init(&limits, sizeof limits);
+    hymba_request_params_init(&params, sizeof params);
+    limits.max_tokens = options->count;
+    limits.stop_strings = options->stop.count ? options->stop.items : NULL;
+    limits.n_stop_strings = options->stop.count;
+    limits.flags = options->ignore_eos ? HYMBA_GENERATION_IGNORE_EOS : 0;
+    params.tokenizer = run->tokenizer;
+    params.generation = &limits;
+    params.user = place;
+    hymba_status status =
+        hymba_scheduler_add(run->scheduler, place->session, place->sampler, prompt->items,
+                            prompt->count, &params, &place->request, &error);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
+/* The next prompt takes the place. */
+static int start_prompt(struct run *run, struct place *place)
+{
+    hymba_error error;
+    hymba_error_init(&error, sizeof error);
+    place->index = run->n_started++;
+    hymba_status result = hymba_session_create(run->context, NULL, &place->session, &error);
+    if (result != HYMBA_OK)
+        return fail_library(NULL, result, &error);
+    int status = STATUS_OK;
+    if (run->options->count > 0) /* to the library 0 means no limit: then the prompt only */
+        status = create_primed_sampler(run, place);
+    return status == STATUS_OK ? add_request(run, place) : status;
+}
+
+static int fill_places(struct run *run)
+{
+    int status = STATUS_OK;
+    for (size_t i = 0; i < run->options->parallel && status == STATUS_OK; i++)
+        if (!run->places[i].session && run->n_started < run->n_prompts)
+            status = start_prompt(run, &run->places[i]);
+    return status;
+}
+
+static int step(struct run *run)
+{
+    hymba_error error;
+    size_t n_events;
+    int status = STATUS_OK;
+    hymba_error_init(&error, sizeof error);
+    hymba_status result =
+        hymba_scheduler_step(run->scheduler, run->events, sizeof *run->events,
+                             run->options->parallel, &n_events, &error);
+    if (result == HYMBA_ERROR_CANCELLED && interrupted())
+        return STATUS_OK; /* the step is given up, the texts end with the next one */
+    if (result != HYMBA_OK)
+        return fail_library(NULL, result, &error);
+    for (size_t i = 0; i < n_events && status == STATUS_OK; i++)
+        status = take_event(run, &run->events[i]);
+    return status;
+}
+
+/* An interrupt gives up the step under way, and lets no further prompt begin. */
+static void stop_all(struct run *run)
+{
+    run->stopping = true;
+    interrupt_cancels_context(NULL);
+    for (size_t i = 0; i < run->options->parallel; i++)
+        hymba_scheduler_cancel(run->scheduler, run->places[i].request);
+}
+
+static int run_all(struct run *run)
+{
+    int status = STATUS_OK;
+    size_t n_done = 0;
+    progress_begin("generating", "texts");
+    interrupt_cancels_context(run->context);
+    while (status == STATUS_OK) {
+        if (interrupted() && !run->stopping)
+            stop_all(run);
+        if (!run->stopping)
+            status = fill_places(run);
+        n_done = run->n_started - hymba_scheduler_count(run->scheduler);
+        progress_step(n_done, run->n_prompts);
+        if (hymba_scheduler_count(run->scheduler) == 0 || status != STATUS_OK)
+            break;
+        status = step(run);
+    }
+    interrupt_cancels_context(NULL);
+    progress_end();
+    return status;
+}
+
+/* ---------------------------------------------------------------- the verb */
+
+static int create_scheduler(struct run *run)
+{
+    const struct batch_options *options = run->options;
+    hymba_error error;
+    hymba_scheduler_params params;
+    hymba_error_init(&error, sizeof error);
+    hymba_scheduler_params_init(&params, sizeof params);
+    params.max_requests = (uint32_t)options->parallel;
+    run->places = take_memory(options->parallel, sizeof *run->places);
+    run->events = take_memory(options->parallel, sizeof *run->events);
+    memset(run->places, 0, options->parallel * sizeof *run->places);
+    hymba_status status = hymba_scheduler_create(run->context, (uint32_t)options->token_budget,
+                                                 &params, &run->scheduler, &error);
+    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+}
+
+static int prepare(struct run *run)
+{
+    const struct batch_options *options = run->options;
+    int status = open_model(options->model, 0, options->compute.quantize, &run->model);
+    if (status == STATUS_OK)
+        status = require_tokenizer(run->model, options->model, &run->tokenizer);
+    if (status == STATUS_OK)
+        status = read_prompts(run);
+    if (status == STATUS_OK)
+        status = create_context(run->model, &options->compute, &run->context);
+    if (status == STATUS_OK)
+        status = create_scheduler(run);
+    return status;
+}
+
+static int report(const struct run *run, double seconds)
+{
+    fprintf(stderr,
+            "%zu texts, %" PRIu64 " prompt tokens, %" PRIu64 " generated tokens: %.1f tokens/s; "
+            "seed: %" PRIu64 "\n",
+            run->n_prompts, run->n_prompt_tokens, run->n_generated,
+            seconds > 0 ? (double)(run->n_prompt_tokens + run->n_generated) / seconds : 0,
+            run->options->sampling.seed);
+    if (run->n_failed > 0)
+        return fail("%zu of %zu prompts failed", run->n_failed, run->n_prompts);
+    return STATUS_OK;
+}
+
+static void release(struct run *run)
+{
+    hymba_scheduler_release(run->scheduler);
+    for (size_t i = 0; run->places && i < run->options->parallel; i++)
+        clear_place(&run->places[i]);
+    for (size_t i = 0; i < run->n_prompts; i++) {
+        ids_free(&run->prompts[i]);
+        json_decref(run->results[i]);
+    }
+    hymba_context_release(run->context);
+    hymba_model_release(run->model);
+    free(run->places);
+    free(run->events);
+    free(run->prompts);
+    free(run->results);
+    free(run->input.data);
+}
+
+int verb_batch(int argc, char **argv)
+{
+    struct batch_options options = {.count = 128, .parallel = 16, .token_budget = UINT32_MAX};
+    struct run run = {.options = &options};
+    struct option_set set;
+    int status;
+    sampling_defaults(&options.sampling);
+    describe(&set, &options);
+    if (!options_parse(&set, argc, argv, &status))
+        return status;
+    for (size_t i = 0; i < options.stop.count; i++)
+        if (options.stop.items[i][0] == '\0')
+            return wrong_usage("batch", "--stop takes a text that is not empty");
+    status = finish_sampling_options(&set, &options.sampling);
+    if (status != STATUS_OK)
+        return status;
+    status = prepare(&run);
+    double begun = seconds_now();
+    if (status == STATUS_OK)
+        status = run_all(&run);
+    if (status == STATUS_OK && !run.stopping)
+        status = report(&run, seconds_now() - begun);
+    if (status == STATUS_OK && run.stopping)
+        status = STATUS_INTERRUPTED;
+    release(&run);
+    return status;
+}
