@@ -555,7 +555,7 @@ static void print_kernels(const struct device *device, const struct model *model
            100 * bytes / device->bandwidth / total, 100 * products / device->matrix_rate / total);
 }
 
-/* The step of the target: what its limit leaves out, one after the other. */
+/* A step of 128 sessions: what the plainest limit leaves out, one after the other. */
 static void print_target(const struct device *device, const struct model *model)
 {
     struct types types = columns[0];

@@ -9,8 +9,8 @@
  * in the order of its loop, the same for every row and whatever stands in the other rows. Which
  * algorithm it is depends on what the key of a product holds alone: shape and type of the matrix,
  * how it lies in memory, and how far apart the rows of activations and of results are, which is the
- * same for all that a model multiplies by it. tests/cuda/check_cuda proves it on the device at
- * hand, bit by bit.
+ * same for all that a model multiplies by it. tests/cuda/check_cuda compares bits on the device
+ * at hand.
  *
  * The panel is as wide as costs nothing beside reading the weights once: with m rows, 2 m
  * operations for each weight of two bytes, and devices make some 150 to 250 operations on 16-bit

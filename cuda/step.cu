@@ -262,13 +262,13 @@ static cudaError_t capture(struct hy_device *device, cudaGraph_t *graph)
     cudaStream_t stream = device->stream;
     cudaError_t code = cudaSuccess;
     *graph = NULL;
+    step->capture_failure[0] = '\0';
     if (!step->capture_stream)
         code = cudaStreamCreateWithFlags(&step->capture_stream, cudaStreamNonBlocking);
     if (code == cudaSuccess)
         code = cudaStreamBeginCapture(step->capture_stream, cudaStreamCaptureModeThreadLocal);
     if (code != cudaSuccess)
         return code;
-    step->capture_failure[0] = '\0';
     step->capturing = true;
     device->stream = step->capture_stream;
     play(device);

@@ -12,8 +12,9 @@
  * What the launches read and write has to be where it was: when device memory that belongs to
  * kernels moves, all graphs are thrown away.
  *
- * A graph that cannot be captured, made or launched is never tried again; its steps, too, are then
- * launches one by one. Both ways run the same kernels with the same arguments in the same order.
+ * A graph that cannot be captured, made or launched is not tried again until memory moves; its
+ * steps, too, are then launches one by one. Both ways run the same kernels with the same arguments
+ * in the same order.
  */
 #ifndef HYMBA_CUDA_STEP_H
 #define HYMBA_CUDA_STEP_H

@@ -187,6 +187,7 @@ static hymba_status go_to(hymba_session *session, const struct start *start, hym
     }
     take_logits(session, start->kind == START_SNAPSHOT ? start->snapshot : NULL);
     session->n_tokens = (size_t)start->length;
+    session->n_changes++;
     hy_snapshot_list_cut(&session->snapshots, start->length);
     return HYMBA_OK;
 }

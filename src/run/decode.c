@@ -159,9 +159,11 @@ static hymba_status reserve(struct call *call, hymba_error *error)
     }
     for (size_t i = 0; i < call->n; i++) {
         const struct hy_item *item = &call->items[i];
-        hymba_status status = reserve_item(item, error);
-        if (status != HYMBA_OK)
-            return status;
+        hymba_error cause = {.struct_size = sizeof cause};
+        if (reserve_item(item, &cause) != HYMBA_OK) {
+            cause.position = (int64_t)i;
+            return hy_fail_again(error, &cause);
+        }
         spans += hy_state_max_spans(&item->session->state);
         spares += uses_spare(context, item);
         call->several_steps |= count_due(item) > 0;
@@ -425,6 +427,7 @@ static void commit(struct call *call)
         memcpy(session->tokens + session->n_tokens, item->tokens,
                item->n_tokens * sizeof *item->tokens);
         session->n_tokens += item->n_tokens;
+        session->n_changes++;
         session->logits_rows = logits_rows(item);
         session->logits_of_last = session->logits_rows > 0;
         if (item->sampler)

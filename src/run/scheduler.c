@@ -15,7 +15,7 @@ struct request {
     bool begun;                   /* the generation */
     int32_t *prompt;
     size_t n_prompt, n_fed;       /* tokens of the prompt, and those in the session */
-    size_t length;                /* of the session, as the last step left it */
+    uint64_t n_changes;           /* of the session, as the last step left it */
     /* Of the running step. */
     size_t wanted;                /* most tokens that may be computed */
     size_t rows;                  /* tokens that are */
@@ -229,7 +229,7 @@ static hymba_status create_request(hymba_scheduler *scheduler, hymba_session *se
     request->session = session;
     request->sampler = sampler;
     request->n_prompt = n_tokens;
-    request->length = session->n_tokens;
+    request->n_changes = session->n_changes;
     hymba_error_init(&request->failure, sizeof request->failure);
     hymba_status status = hy_generation_prepare(session, sampler, params->tokenizer,
                                                 params->generation, &request->generation, error);
@@ -316,10 +316,9 @@ static void find_wanted(const hymba_scheduler *scheduler, struct request *reques
     request->rows = 0;
     if (request->failure.status != HYMBA_OK)
         return;
-    if (request->session->n_tokens != request->length) {
+    if (request->session->n_changes != request->n_changes) {
         hy_fail(&request->failure, HYMBA_ERROR_STATE,
-                "the session was changed while a request had it: found %zu tokens, expected %zu",
-                request->session->n_tokens, request->length);
+                "the session was changed by another call while a request had it");
         return;
     }
     if (is_cancelled(scheduler, request))
@@ -418,7 +417,7 @@ static void advance(struct request *request)
         request->n_fed += request->rows;
     else
         hy_generation_appended(request->generation);
-    request->length = request->session->n_tokens;
+    request->n_changes = request->session->n_changes;
 }
 
 /* ------------------------------------------------------------------ events */

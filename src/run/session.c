@@ -87,6 +87,7 @@ void hy_session_reset(hymba_session *session)
     hy_state_reset(&session->state);
     hy_snapshot_list_cut(&session->snapshots, 0);
     session->n_tokens = 0;
+    session->n_changes++;
     session->logits_rows = 0;
     session->logits_of_last = false;
 }
@@ -184,6 +185,8 @@ hymba_status hy_session_reserve(hymba_session *session, uint64_t n_tokens, hymba
 void hy_session_swap(hymba_session *session, hymba_session *other)
 {
     hymba_session kept = *session;
+    session->n_changes++;
+    other->n_changes++;
     session->state = other->state;
     session->tokens = other->tokens;
     session->n_tokens = other->n_tokens;

@@ -17,6 +17,7 @@ struct hymba_session {
     struct hy_snapshot_list snapshots;
     int32_t *tokens;
     size_t n_tokens, token_capacity;
+    uint64_t n_changes;    /* how often what it holds has become something else */
     float *logits;         /* [logits_rows][vocabulary] */
     size_t logits_capacity; /* floats */
     size_t logits_rows;    /* 0: none */

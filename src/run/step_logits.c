@@ -134,6 +134,16 @@ static hymba_status fail_item(size_t item, const hymba_error *cause, hymba_error
     return hy_fail_again(error, &named);
 }
 
+/* What the device has chosen. */
+static hymba_status take_over(const struct logits_block *block, size_t i, int32_t token,
+                              hymba_error *error)
+{
+    hymba_error cause = {.struct_size = sizeof cause};
+    hymba_status status =
+        hy_sampler_choose_token(block->items[block->item[i]].sampler, token, &cause);
+    return status == HYMBA_OK ? status : fail_item(block->item[i], &cause, error);
+}
+
 static hymba_status choose_on_host(const struct logits_block *block, size_t i, hymba_error *error)
 {
     hymba_error cause = {.struct_size = sizeof cause};
@@ -219,7 +229,7 @@ static hymba_status take_sampled(const struct logits_block *block, hymba_error *
         if (!block->sampled[i])
             continue;
         if (*token >= 0) {
-            status = hy_sampler_choose_token(block->items[block->item[i]].sampler, *token, error);
+            status = take_over(block, i, *token, error);
         } else {
             fetch_rows(block, i, 1);
             status = hy_store_finish(plugin, error);

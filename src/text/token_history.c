@@ -1,5 +1,7 @@
 #include "text/token_history.h"
 
+#include <string.h>
+
 #include "base/checked.h"
 
 enum { FIRST_CAPACITY = 64 };
@@ -29,6 +31,14 @@ void hy_token_history_add(struct hy_token_history *history, int32_t token)
 {
     if (history->limit == 0)
         return;
+    if (history->next >= history->capacity) { /* an accept between reserve and add took the place */
+        if (history->capacity == 0)
+            return;
+        memmove(history->tokens, history->tokens + 1,
+                (history->capacity - 1) * sizeof *history->tokens);
+        history->tokens[history->capacity - 1] = token;
+        return;
+    }
     history->tokens[history->next] = token;
     history->next = history->next + 1 == history->limit ? 0 : history->next + 1;
     if (history->count < history->limit)

@@ -355,6 +355,7 @@ START_TEST(a_session_that_was_changed_fails_its_request_alone)
 {
     open_simple(6);
     struct scheduled *reset = add_random(0, 40, 10), *longer = add_random(3, 0, 10);
+    struct scheduled *swapped = add_random(2, 30, 10);
     struct scheduled *silent = add_random(3, 0, 10), *other = add_random(0, 30, 10);
     const int32_t token = 7;
     hymba_context_cancel(world.context); /* of no call */
@@ -363,9 +364,17 @@ START_TEST(a_session_that_was_changed_fails_its_request_alone)
     test_status(hymba_session_reset(reset->session, &error), HYMBA_OK, error);
     test_status(hymba_session_append(longer->session, &token, 1, HYMBA_LOGITS_LAST, &error),
                 HYMBA_OK, error);
+    /* other tokens, as many as there were */
+    const size_t length = hymba_session_length(swapped->session);
+    test_status(hymba_session_rewind(swapped->session, length - 1, HYMBA_REWIND_COMPUTE, NULL,
+                                     &error), HYMBA_OK, error);
+    test_status(hymba_session_append(swapped->session, &token, 1, HYMBA_LOGITS_LAST, &error),
+                HYMBA_OK, error);
+    ck_assert_uint_eq(hymba_session_length(swapped->session), length);
     step_world();
     expect_end(reset, HYMBA_STOP_NONE, HYMBA_ERROR_STATE);
     expect_end(longer, HYMBA_STOP_NONE, HYMBA_ERROR_STATE);
+    expect_end(swapped, HYMBA_STOP_NONE, HYMBA_ERROR_STATE);
     ck_assert_uint_eq(hymba_session_length(reset->session), 0);
     /* they are free, and can be asked for again */
     record_free(&reset->record);

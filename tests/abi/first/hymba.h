@@ -674,8 +674,8 @@ HYMBA_API hymba_status hymba_context_kernel_times(hymba_context *context, hymba_
                                                   size_t *needed, hymba_error *error);
 
 /*
- * Makes the call that is running on the context return HYMBA_ERROR_CANCELLED within one layer; no
- * effect if none runs. Any thread; safe in a signal handler.
+ * Makes the call that is running on the context return HYMBA_ERROR_CANCELLED within one layer (on a
+ * device within one step); no effect if none runs. Any thread; safe in a signal handler.
  */
 HYMBA_API void hymba_context_cancel(hymba_context *context);
 
@@ -765,7 +765,7 @@ enum {
  * change the results (exactly so on the CPU with f32 state).
  * Errors: ARGUMENT (a bad id: error.position is its index), MEMORY, LIMIT, BUSY, CANCELLED.
  * After a failure the session is where it was; its logits are gone only if the call got as far
- * as computing (CANCELLED). Threads: the context's.
+ * as computing. Threads: the context's.
  */
 HYMBA_API hymba_status hymba_session_append(hymba_session *session, const int32_t *tokens,
                                             size_t n_tokens, int32_t logits, hymba_error *error);
@@ -786,13 +786,14 @@ typedef struct hymba_batch_item {
  * hymba_session_append on many sessions at once, of any lengths together: each weight is read
  * once for all. items is an array of n_items elements of item_size bytes, i.e.
  * sizeof(hymba_batch_item). All or nothing: after a failure no session and no sampler has moved.
- * Each session's result is, to the bit, what it would be alone. error.position is the index of the
- * item at fault.
+ * But once it has begun to compute, the sessions of all its items have no logits any more. Each
+ * session's result is, to the bit, what it would be alone. error.position is the index of the item
+ * at fault, or that of a bad id among its item's tokens.
  *
  * A device chooses the tokens of samplers itself, and only what logits asks for is copied from it.
  * Samplers with dry, typical_p, top_n_sigma, xtc, mirostat, a process, two biases for one token, or
- * penalties behind another stage, have their logits copied to the host (a line in the log says so,
- * once). The tokens are the same.
+ * penalties behind another stage, and all above 131,072 logits, have their logits copied to the
+ * host (a line in the log says so, once). The tokens are the same.
  * Errors and threads as hymba_session_append and hymba_sampler_sample.
  */
 HYMBA_API hymba_status hymba_context_decode(hymba_context *context, const hymba_batch_item *items,
@@ -1165,17 +1166,18 @@ HYMBA_API void hymba_generation_cancel(hymba_generation *generation);
 
 /*
  * Continuous batching. A request feeds a prompt to a session of its own and then generates, event
- * for event what a hymba_generation would give alone. Requests come and go at any time; each step
- * of the scheduler is one batch of at most token_budget tokens, the generated ones of some requests
- * beside pieces of the prompts of others.
+ * for event what a hymba_generation would give alone (exactly so on the CPU with f32 state; see
+ * docs/batching.md). Requests come and go at any time; each step of the scheduler is one batch of
+ * at most token_budget tokens, the generated ones of some requests beside pieces of the prompts of
+ * others.
  *
  * Requests stand in a line, new ones at its end. Each, from the first on, gets one token computed,
  * the one it has generated or the next of its prompt, until the budget is spent; what then remains
  * of it is divided evenly among the prompts. Whoever was served goes to the end of the line. So of
  * n requests each is served at least once in n / token_budget steps, rounded up. With n no more
  * than token_budget each step brings every generating request a token, and each of p prompts at
- * least 1 + (token_budget - n) / p tokens further, rounded down, or to its end. A step computes
- * nothing else (docs/batching.md).
+ * least 1 + (token_budget - n) / p tokens further, rounded down, or to its end or its session's
+ * next automatic snapshot. A step computes nothing else (docs/batching.md).
  */
 typedef struct hymba_scheduler_params {
     size_t struct_size;
@@ -1218,8 +1220,9 @@ HYMBA_API void hymba_request_params_init(hymba_request_params *params, size_t si
  * The scheduler holds session, sampler and tokenizer until the request's END or FAILED event.
  * Meanwhile nothing else may change the session: if something does, the request fails with STATE.
  * Errors: ARGUMENT (a bad id: error.position is its index), MEMORY, LIMIT (max_requests; a prompt
- * beyond the session's max_tokens), UNSUPPORTED, STATE (session or sampler are another request's;
- * no logits), BUSY. Threads: the context's.
+ * beyond the session's max_tokens), UNSUPPORTED, STATE (session or sampler are another request's
+ * of this scheduler; no logits), BUSY. One sampler must not be in two schedulers. Threads: the
+ * context's.
  */
 HYMBA_API hymba_status hymba_scheduler_add(hymba_scheduler *scheduler, hymba_session *session,
                                            hymba_sampler *sampler, const int32_t *tokens,
