@@ -3,15 +3,13 @@
  * near as they come, in bf16, and sessions that go on from one device to the other. What the
  * harness finds wrong on the way fails the test. HYMBA_LONG=1: every prompt in every way.
  */
-#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "golden.h"
-#include "report.h"
+#include "harness_plugin.h"
 
 enum { PIECE = 7 };
 static const double bound = 1e-3;
@@ -23,32 +21,6 @@ static const double bf16_bound = 0.15, agreement_floor = 0.98;
 
 static hymba_error error = {.struct_size = sizeof error};
 static double greatest; /* difference in f32 */
-static void *plugin;
-static harness_report_function report;
-
-/* The harness's plug-in lies beside this program, where a context looks for it. */
-static void setup(void)
-{
-    static char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 64);
-    ck_assert_int_gt(length, 0);
-    path[length] = '\0';
-    strcpy(strrchr(path, '/') + 1, "libhymba-cuda.so");
-    ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
-    plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    ck_assert_msg(plugin != NULL, "%s", dlerror());
-    void *symbol = dlsym(plugin, HARNESS_REPORT);
-    ck_assert_ptr_nonnull(symbol);
-    memcpy(&report, &symbol, sizeof report);
-}
-
-static void teardown(void)
-{
-    const char *first;
-    size_t count = report(&first);
-    ck_assert_msg(count == 0, "%zu faults: %s", count, first);
-    dlclose(plugin);
-}
 
 static bool is_long(void)
 {
@@ -371,7 +343,7 @@ int main(void)
     Suite *suite = suite_create("goldens on the CUDA harness");
     TCase *goldens = tcase_create("goldens");
     tcase_set_timeout(goldens, 1800);
-    tcase_add_checked_fixture(goldens, setup, teardown);
+    tcase_add_checked_fixture(goldens, harness_plugin_open, harness_plugin_close);
     tcase_add_loop_test(goldens, logits_are_the_reference_s, 0, golden_count());
     tcase_add_test(goldens, bf16_is_near_the_reference);
     suite_add_tcase(suite, goldens);

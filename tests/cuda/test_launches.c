@@ -2,13 +2,12 @@
  * How many launches a decode step on the device is made of, counted by the harness: each layer has
  * the kernels that it is written to have, one of each, and no rows are copied around products.
  */
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "report.h"
+#include "harness_plugin.h"
 #include "run/session.h"
 #include "support.h"
 
@@ -24,40 +23,14 @@ static const char config[] =
 enum { LAYERS = 5, SESSIONS = 130, MOST_TOKENS = 2 };
 
 static hymba_error error = {.struct_size = sizeof error};
-static void *plugin;
-static harness_report_function report;
 static harness_report_kernels_function kernels;
 static harness_report_calls_function calls;
 
-static void find(void *function, const char *name)
-{
-    void *symbol = dlsym(plugin, name);
-    ck_assert_msg(symbol != NULL, "%s", name);
-    memcpy(function, &symbol, sizeof symbol);
-}
-
-/* The harness's plug-in lies beside this program, where a context looks for it. */
 static void setup(void)
 {
-    static char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 64);
-    ck_assert_int_gt(length, 0);
-    path[length] = '\0';
-    strcpy(strrchr(path, '/') + 1, "libhymba-cuda.so");
-    ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
-    plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    ck_assert_msg(plugin != NULL, "%s", dlerror());
-    find(&report, HARNESS_REPORT);
-    find(&kernels, HARNESS_REPORT_KERNELS);
-    find(&calls, HARNESS_REPORT_CALLS);
-}
-
-static void teardown(void)
-{
-    const char *first;
-    size_t count = report(&first);
-    ck_assert_msg(count == 0, "%zu faults: %s", count, first);
-    dlclose(plugin);
+    harness_plugin_open();
+    harness_plugin_find(&kernels, HARNESS_REPORT_KERNELS);
+    harness_plugin_find(&calls, HARNESS_REPORT_CALLS);
 }
 
 static hymba_model *make_model(void)
@@ -166,7 +139,7 @@ int main(void)
     Suite *suite = suite_create("launches of a step on the CUDA harness");
     TCase *tcase = tcase_create("launches");
     tcase_set_timeout(tcase, 300);
-    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_add_checked_fixture(tcase, setup, harness_plugin_close);
     tcase_add_loop_test(tcase, a_layer_is_few_launches, 0, 2);
     suite_add_tcase(suite, tcase);
     return test_main(suite);

@@ -5,13 +5,12 @@
  * launch (registers, shared memory) do not count; those that a cache may answer do. The copies that
  * a product's kernel makes for itself are not played.
  */
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "report.h"
+#include "harness_plugin.h"
 #include "run/session.h"
 #include "support.h"
 #include "traffic.h"
@@ -51,42 +50,16 @@ static const char *const names[] = {
 };
 
 static hymba_error error = {.struct_size = sizeof error};
-static void *plugin;
-static harness_report_function report;
 static traffic_begin_function begin;
 static traffic_label_function mark;
 static traffic_end_function end;
 
-static void find(void *function, const char *name)
-{
-    void *symbol = dlsym(plugin, name);
-    ck_assert_msg(symbol != NULL, "%s", name);
-    memcpy(function, &symbol, sizeof symbol);
-}
-
-/* The harness's plug-in lies beside this program, where a context looks for it. */
 static void setup(void)
 {
-    static char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 64);
-    ck_assert_int_gt(length, 0);
-    path[length] = '\0';
-    strcpy(strrchr(path, '/') + 1, "libhymba-cuda.so");
-    ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);
-    plugin = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    ck_assert_msg(plugin != NULL, "%s", dlerror());
-    find(&report, HARNESS_REPORT);
-    find(&begin, "traffic_begin");
-    find(&mark, "traffic_label");
-    find(&end, "traffic_end");
-}
-
-static void teardown(void)
-{
-    const char *first;
-    size_t count = report(&first);
-    ck_assert_msg(count == 0, "%zu faults: %s", count, first);
-    dlclose(plugin);
+    harness_plugin_open();
+    harness_plugin_find(&begin, "traffic_begin");
+    harness_plugin_find(&mark, "traffic_label");
+    harness_plugin_find(&end, "traffic_end");
 }
 
 static bool is_long(void)
@@ -412,7 +385,7 @@ int main(void)
     Suite *suite = suite_create("bytes of a step on the CUDA harness");
     TCase *bytes = tcase_create("bytes");
     tcase_set_timeout(bytes, 600);
-    tcase_add_checked_fixture(bytes, setup, teardown);
+    tcase_add_checked_fixture(bytes, setup, harness_plugin_close);
     tcase_add_loop_test(bytes, a_step_moves_what_it_must, 0, N_TYPES);
     suite_add_tcase(suite, bytes);
     return test_main(suite);
