@@ -320,14 +320,6 @@ void hy_backend_attention(struct hy_backend *backend, const struct hy_attention_
     end_op(backend, HY_OP_ATTENTION, args, rows);
 }
 
-static size_t sequence_rows(const struct hy_state_sequence *sequences, size_t n_sequences)
-{
-    size_t rows = 0;
-    for (size_t i = 0; i < n_sequences; i++)
-        rows += sequences[i].segment.n_rows;
-    return rows;
-}
-
 static void conv_work(void *argument, size_t begin, size_t end, unsigned thread)
 {
     const struct call *call = argument;
@@ -341,7 +333,7 @@ void hy_backend_conv(struct hy_backend *backend, const struct hy_conv_args *args
     struct call call = {backend, args};
     begin_op(backend);
     if (!plugin) {
-        size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
+        size_t rows = hy_sequences_rows(args->sequences, args->n_sequences) / args->n_sequences;
         hy_pool_run(backend->pool, conv_work, &call, args->n_sequences * args->n,
                     grain_for(rows * (args->width + 8)), LANE_ALIGN);
     } else if (!plugin->failed) {
@@ -363,7 +355,7 @@ void hy_backend_scan(struct hy_backend *backend, const struct hy_scan_args *args
     struct call call = {backend, args};
     begin_op(backend);
     if (!plugin) {
-        size_t rows = sequence_rows(args->sequences, args->n_sequences) / args->n_sequences;
+        size_t rows = hy_sequences_rows(args->sequences, args->n_sequences) / args->n_sequences;
         hy_pool_run(backend->pool, scan_work, &call, args->n_sequences * args->n,
                     grain_for(rows * args->state_size * 8), LANE_ALIGN);
     } else if (!plugin->failed) {

@@ -138,14 +138,6 @@ static struct hy_op_cost cost_of_attention(const struct hy_attention_args *args,
                                2 * seen * heads * size};
 }
 
-static double rows_of_states(const struct hy_state_sequence *sequences, size_t n_sequences)
-{
-    double rows = 0.0;
-    for (size_t i = 0; i < n_sequences; i++)
-        rows += (double)sequences[i].segment.n_rows;
-    return rows;
-}
-
 /* Bytes of states of so many elements a sequence, read and written. */
 static double bytes_of_states(const struct hy_state_sequence *sequences, size_t n_sequences,
                               double elements)
@@ -160,7 +152,7 @@ static double bytes_of_states(const struct hy_state_sequence *sequences, size_t 
 static struct hy_op_cost cost_of_conv(const struct hy_conv_args *args)
 {
     double n = (double)args->n, width = (double)args->width;
-    double rows = rows_of_states(args->sequences, args->n_sequences);
+    double rows = (double)hy_sequences_rows(args->sequences, args->n_sequences);
     double states = bytes_of_states(args->sequences, args->n_sequences, (width - 1) * n);
     double written = row_written(args->y, &args->rounded, args->n);
     return (struct hy_op_cost){rows * (f32 * n + written) + states + f32 * n * (width + 1),
@@ -173,7 +165,7 @@ static struct hy_op_cost cost_of_conv(const struct hy_conv_args *args)
 static struct hy_op_cost cost_of_scan(const struct hy_scan_args *args)
 {
     double n = (double)args->n, states = (double)args->state_size;
-    double rows = rows_of_states(args->sequences, args->n_sequences);
+    double rows = (double)hy_sequences_rows(args->sequences, args->n_sequences);
     return (struct hy_op_cost){
         .bytes = f32 * (rows * (4 * n + 2 * states) + n * (states + 1)) +
                  bytes_of_states(args->sequences, args->n_sequences, states * n),

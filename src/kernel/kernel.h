@@ -300,6 +300,16 @@ struct hy_state_sequence {
     hymba_dtype state_type;
 };
 
+/* Of all sequences together. */
+static inline size_t hy_sequences_rows(const struct hy_state_sequence *sequences,
+                                       size_t n_sequences)
+{
+    size_t rows = 0;
+    for (size_t i = 0; i < n_sequences; i++)
+        rows += sequences[i].segment.n_rows;
+    return rows;
+}
+
 /*
  * y[t][i] = silu(bias[i] + sum_j w[i][j] * x[t - width + 1 + j][i]) (section 4b); inputs before
  * the segment come from its conv_before; conv_after holds the last width - 1 inputs afterwards.

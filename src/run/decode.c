@@ -251,10 +251,9 @@ static void keep_rows(const struct call *call, const struct hy_item_progress *pr
 /* Tokens an item can give to a step with that much room: it stops where a snapshot is due. */
 static size_t rows_of(const struct hy_item *item, size_t done, size_t room)
 {
-    uint64_t interval = item->session->snapshots.interval;
-    size_t rows = hy_min_size(room, item->n_tokens - done);
-    uint64_t to_snapshot = interval ? interval - (item->session->n_tokens + done) % interval : rows;
-    return to_snapshot < rows ? (size_t)to_snapshot : rows;
+    const hymba_session *session = item->session;
+    return hy_tokens_to_snapshot(&session->snapshots, session->n_tokens + done,
+                                 hy_min_size(room, item->n_tokens - done));
 }
 
 /* The next step: items in order, each with as many of its tokens as there is room for. Returns how

@@ -275,12 +275,9 @@ hymba_status hy_scheduler_add(hymba_scheduler *scheduler, hymba_session *session
  * be computed in two passes. */
 static size_t prompt_piece(const struct request *request)
 {
-    uint64_t interval = request->session->snapshots.interval;
-    size_t left = request->n_prompt - request->n_fed;
-    if (interval == 0)
-        return left;
-    uint64_t to_snapshot = interval - request->session->n_tokens % interval;
-    return to_snapshot < left ? (size_t)to_snapshot : left;
+    const hymba_session *session = request->session;
+    return hy_tokens_to_snapshot(&session->snapshots, session->n_tokens,
+                                 request->n_prompt - request->n_fed);
 }
 
 /* The request's part of the next step, of rows tokens. False: it needs none before its event. */

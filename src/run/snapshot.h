@@ -30,6 +30,14 @@ struct hy_snapshot_list {
     uint64_t interval, budget; /* 0: none */
 };
 
+/* Of n tokens behind a length, those up to the next automatic snapshot: a step stops there. */
+static inline size_t hy_tokens_to_snapshot(const struct hy_snapshot_list *list, uint64_t length,
+                                           size_t n)
+{
+    uint64_t distance = list->interval ? list->interval - length % list->interval : n;
+    return distance < n ? (size_t)distance : n;
+}
+
 /* A snapshot of state, of n_logits logits or none (logits is NULL). One reference. */
 hymba_status hy_snapshot_create(struct hy_memory *memory, const struct hy_state *state,
                                 const float *logits, size_t n_logits, struct hy_snapshot **out,

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "harness_plugin.h"
+#include "random_model.h"
 #include "run/session.h"
 #include "support.h"
 
@@ -31,21 +31,6 @@ static void setup(void)
     harness_plugin_open();
     harness_plugin_find(&kernels, HARNESS_REPORT_KERNELS);
     harness_plugin_find(&calls, HARNESS_REPORT_CALLS);
-}
-
-static hymba_model *make_model(void)
-{
-    char path[300];
-    hymba_model *model;
-    hymba_init_params params;
-    snprintf(path, sizeof path, "%s/model", test_directory());
-    if (access(path, F_OK) != 0) {
-        hymba_init_params_init(&params, sizeof params);
-        test_status(hymba_model_init(path, config, sizeof config - 1, &params, &error), HYMBA_OK,
-                    error);
-    }
-    test_status(hymba_model_open(path, NULL, &model, &error), HYMBA_OK, error);
-    return model;
 }
 
 /* Tokens of each of the first n sessions, one step together. */
@@ -115,7 +100,7 @@ START_TEST(a_layer_is_few_launches)
 {
     hymba_session *sessions[SESSIONS];
     hymba_context *context;
-    hymba_model *model = make_model();
+    hymba_model *model = random_model_open(config);
     hymba_context_params params = {
         .struct_size = sizeof params, .device = "cuda", .max_step_tokens = _i == 0 ? 150 : 20};
     test_status(hymba_context_create(model, &params, &context, &error), HYMBA_OK, error);

@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "harness_plugin.h"
+#include "random_model.h"
 #include "run/session.h"
 #include "support.h"
 #include "traffic.h"
@@ -320,21 +320,6 @@ static void check_states(const struct traffic traffic[TRAFFIC_LABELS],
     ck_assert_uint_eq(traffic[SPARE].loads, 0);
 }
 
-static hymba_model *make_model(void)
-{
-    char path[300];
-    hymba_model *model;
-    hymba_init_params params;
-    snprintf(path, sizeof path, "%s/model", test_directory());
-    if (access(path, F_OK) != 0) {
-        hymba_init_params_init(&params, sizeof params);
-        test_status(hymba_model_init(path, config, sizeof config - 1, &params, &error), HYMBA_OK,
-                    error);
-    }
-    test_status(hymba_model_open(path, NULL, &model, &error), HYMBA_OK, error);
-    return model;
-}
-
 static const struct {
     const char *name;
     hymba_dtype cache_type, state_type;
@@ -352,7 +337,7 @@ START_TEST(a_step_moves_what_it_must)
     hymba_session *sessions[SESSIONS];
     hymba_context *here, *context;
     struct traffic traffic[TRAFFIC_LABELS];
-    hymba_model *model = make_model();
+    hymba_model *model = random_model_open(config);
     hymba_context_params params = {
         .struct_size = sizeof params,
         .device = "cuda",
