@@ -62,6 +62,20 @@ static int open_retrying(const char *path, int flags, mode_t mode)
     return descriptor;
 }
 
+hymba_status hy_file_claim(const char *path, hymba_error *error)
+{
+    int descriptor = open_retrying(path, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (descriptor < 0)
+        return hy_fail_system(error, HYMBA_ERROR_FILE, errno, "cannot create %s", path);
+    close(descriptor);
+    return HYMBA_OK;
+}
+
+void hy_file_remove(const char *path)
+{
+    unlink(path);
+}
+
 /*
  * Opens a regular file and tells its size. O_NONBLOCK: opening a pipe would otherwise wait for
  * somebody to write into it before we can see that it is one; regular files ignore the flag.

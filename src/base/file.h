@@ -22,6 +22,12 @@ char *hy_path_join(struct hy_memory *memory, const char *directory, const char *
 /* Whether path names something that exists (of any kind). */
 bool hy_file_exists(const char *path);
 
+/* Creates an empty file; FILE with EEXIST if there is one already. */
+hymba_status hy_file_claim(const char *path, hymba_error *error);
+
+/* Removes a file, if it is there and can be. */
+void hy_file_remove(const char *path);
+
 /* Reads the whole file; refuses one larger than limit bytes, directories and devices. */
 hymba_status hy_file_read(struct hy_memory *memory, const char *path, uint64_t limit,
                           struct hy_file *file, hymba_error *error);

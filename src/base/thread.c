@@ -1,3 +1,5 @@
+#define _GNU_SOURCE /* pthread_setname_np */
+
 #include "base/thread.h"
 
 #include <pthread.h>
@@ -33,6 +35,8 @@ struct hy_pool {
     struct worker *workers;  /* [n_threads - 1] */
     unsigned n_threads;
     unsigned n_started;
+    const char *name;  /* of the threads; NULL: the process's */
+    bool sleeps;       /* at once */
     int longest_watch; /* 0: there are not processors for all threads, and none is kept busy */
     _Atomic int watch; /* changed by the caller */
     pid_t process; /* whose threads and locks they are; 0: there are none */
@@ -180,6 +184,8 @@ static hymba_status start_workers(struct hy_pool *pool, hymba_error *error)
         if (code)
             return hy_fail_system(error, HYMBA_ERROR_THREAD, code,
                                   "thread %u of %u cannot be started", i + 2, pool->n_threads);
+        if (pool->name)
+            pthread_setname_np(worker->thread, pool->name);
         pool->n_started++;
     }
     return HYMBA_OK;
@@ -323,14 +329,15 @@ static hymba_status start_pool(struct hy_pool *pool, hymba_error *error)
 {
     if (pool->n_threads == 1)
         return HYMBA_OK;
-    pool->longest_watch = pool->n_threads <= hy_processor_count() ? LONGEST_WATCH : 0;
+    if (!pool->sleeps && pool->n_threads <= hy_processor_count())
+        pool->longest_watch = LONGEST_WATCH;
     atomic_store(&pool->watch, pool->longest_watch);
     hymba_status status = create_locks(pool, error);
     return status == HYMBA_OK ? start_workers(pool, error) : status;
 }
 
-hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct hy_pool **out,
-                            hymba_error *error)
+static hymba_status create(struct hy_memory *memory, unsigned n_threads, const char *name,
+                           bool sleeps, struct hy_pool **out, hymba_error *error)
 {
     *out = NULL;
     struct hy_pool *pool = hy_alloc_zero(memory, 1, sizeof *pool);
@@ -338,6 +345,8 @@ hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct
         return hy_no_memory(error, sizeof *pool, "the thread pool");
     pool->memory = memory;
     pool->n_threads = n_threads;
+    pool->name = name;
+    pool->sleeps = sleeps;
     pool->workers = hy_alloc_zero(memory, n_threads, sizeof *pool->workers);
     if (!pool->workers) {
         hy_free(memory, pool);
@@ -350,6 +359,18 @@ hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct
     }
     *out = pool;
     return HYMBA_OK;
+}
+
+hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct hy_pool **out,
+                            hymba_error *error)
+{
+    return create(memory, n_threads, NULL, false, out, error);
+}
+
+hymba_status hy_pool_create_sleeping(struct hy_memory *memory, unsigned n_threads,
+                                     const char *name, struct hy_pool **out, hymba_error *error)
+{
+    return create(memory, n_threads, name, true, out, error);
 }
 
 hymba_status hy_pool_create_on(struct hy_memory *memory, const hymba_executor *executor,

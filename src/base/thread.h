@@ -28,6 +28,15 @@ hymba_status hy_pool_create(struct hy_memory *memory, unsigned n_threads, struct
 hymba_status hy_pool_create_on(struct hy_memory *memory, const hymba_executor *executor,
                                struct hy_pool **pool, hymba_error *error);
 
+/*
+ * A pool whose threads, and the caller, sleep at once where there is nothing to do: for work that
+ * waits for something else most of its time, such as devices. Part i of n_threads units runs on
+ * thread i each time, at the same time as the others; the caller's is 0. name is that of the
+ * threads for the system's tools, of at most 15 bytes.
+ */
+hymba_status hy_pool_create_sleeping(struct hy_memory *memory, unsigned n_threads,
+                                     const char *name, struct hy_pool **pool, hymba_error *error);
+
 void hy_pool_destroy(struct hy_pool *pool);
 unsigned hy_pool_threads(const struct hy_pool *pool);
 

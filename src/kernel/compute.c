@@ -5,6 +5,7 @@ static const char *const names[] = {
     [HYMBA_COMPUTE_F32] = "f32",
     [HYMBA_COMPUTE_BF16] = "bf16",
     [HYMBA_COMPUTE_INT8] = "int8",
+    [HYMBA_COMPUTE_FP8] = "fp8",
 };
 
 enum { N_NAMES = sizeof names / sizeof names[0] };
@@ -15,6 +16,13 @@ hymba_dtype hy_rounded_type(int compute, hymba_dtype weights)
         return compute == HYMBA_COMPUTE_INT8 ? HYMBA_DTYPE_INT8 : HYMBA_DTYPE_F32;
     return compute != HYMBA_COMPUTE_F32 && weights == HYMBA_DTYPE_BF16 ? HYMBA_DTYPE_BF16
                                                                        : HYMBA_DTYPE_F32;
+}
+
+hymba_dtype hy_by_rows_type(int compute)
+{
+    return compute == HYMBA_COMPUTE_INT8  ? HYMBA_DTYPE_INT8
+           : compute == HYMBA_COMPUTE_FP8 ? HYMBA_DTYPE_FP8
+                                          : HYMBA_DTYPE_DEFAULT;
 }
 
 const char *hy_compute_name(int compute)

@@ -35,13 +35,16 @@ struct hy_segment {
  *   INT8: a byte holds value + 128.
  *   INT4: a byte holds two elements, value + 8 each, the first in its low half.
  * group is a multiple of 32 that divides the columns.
+ * Those by rows are of a device, which has them in place of others: by_rows.h.
  */
 struct hy_matrix {
     const void *data;
     hymba_dtype dtype;
     size_t rows, columns;
-    const void *scales;  /* bf16 [rows][columns / group]; NULL unless quantised */
-    size_t group;        /* 0 unless quantised */
+    const void *scales;  /* bf16 [rows][columns / group]; NULL unless quantised. By rows: f32
+                            [rows] */
+    size_t group;        /* 0 unless quantised; by rows the columns */
+    bool by_rows;        /* INT8 or FP8, with one scale for each row */
 };
 
 static inline bool hy_is_quantised(hymba_dtype dtype)
@@ -55,14 +58,21 @@ static inline size_t hy_row_bytes(hymba_dtype dtype, size_t columns)
     return dtype == HYMBA_DTYPE_INT4 ? columns / 2 : columns * hy_dtype_size(dtype);
 }
 
+/* What the greatest magnitude of a cached row becomes where rows have scales; else 0. */
+static inline float hy_cache_greatest(hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_INT8 ? 127.0f : dtype == HYMBA_DTYPE_FP8 ? 448.0f : 0.0f;
+}
+
 /*
- * Bytes of a cached row: one token's key or value of one head, n elements. An INT8 row is n signed
- * bytes and behind them an f32, at any address: x = scale * byte, scale = greatest |x| / 127. A
- * scale that is infinite or not a number has bytes of 0, so that their product is not a number.
+ * Bytes of a cached row: one token's key or value of one head, n elements. An INT8 or FP8 row is n
+ * bytes and behind them an f32, at any address: x = scale * b, where b is the signed byte or the
+ * FP8 number and scale = greatest |x| / 127 or 448. A scale that is infinite or not a number has
+ * bytes of 0, so that their product is not a number.
  */
 static inline size_t hy_cache_row_bytes(hymba_dtype dtype, size_t n)
 {
-    return dtype == HYMBA_DTYPE_INT8 ? n + sizeof(float) : n * hy_dtype_size(dtype);
+    return n * hy_dtype_size(dtype) + (hy_cache_greatest(dtype) != 0.0f ? sizeof(float) : 0);
 }
 
 /* y[t] = table[ids[t]] (section 3). Units: rows. */
@@ -77,12 +87,15 @@ struct hy_embed_args {
  *   BF16: stride counts elements; elements from n to the next multiple of 32 are 0.
  *   INT8: x = scales[t][i / group] * value, value in -127 .. 127, scale = greatest |x| / 127.
  *         A scale that is infinite or not a number makes the products so.
+ * For weights by rows group is n, sums is NULL, and values from n to the next multiple of 32 are 0:
+ *   INT8: the same.
+ *   FP8: x = scales[t] * value, scale = greatest |x| / 448.
  */
 struct hy_rounded {
-    hymba_dtype dtype;   /* BF16 or INT8 */
+    hymba_dtype dtype;   /* BF16, INT8 or FP8 */
     void *data;          /* [T][stride] */
     size_t stride;
-    float *scales;       /* INT8: [T][n / group] */
+    float *scales;       /* INT8, FP8: [T][n / group] */
     int32_t *sums;       /* INT8: of the values of each group */
     size_t group;
     bool split;          /* INT8 for INT4 weights: of every 32 values, the 16 with even indices
@@ -148,7 +161,8 @@ struct hy_norm_parts_args {
  * y[t][j] = sum_i x[t][i] * w[j][i] (+ bias[j]) (+ y[t][j] if accumulate). Units: columns j.
  * With rounded activations: BF16 with BF16 weights, sums in f32; INT8 with quantised weights of
  * the same group, exact integer sums of every group, which are scaled and added up in f32 in the
- * order of the groups. Otherwise x is f32, whatever the weights are, and so is the arithmetic.
+ * order of the groups; either type of 8 bits with weights of it by rows (by_rows.h). Otherwise x is
+ * f32, whatever the weights are, and so is the arithmetic.
  */
 struct hy_matmul_args {
     const float *x;      /* [m][k]; not read if rounded */
@@ -157,7 +171,7 @@ struct hy_matmul_args {
     size_t m, n, k;
     const void *w;       /* [n][k] of dtype, rows w_stride elements apart */
     hymba_dtype dtype;
-    size_t w_stride;     /* k for quantised weights */
+    size_t w_stride;     /* k for quantised weights, by rows hy_padded_row(k) */
     const void *w_scales; /* as in hy_matrix */
     size_t group;
     const float *bias;   /* [n] or NULL */
@@ -166,6 +180,7 @@ struct hy_matmul_args {
     size_t y_stride;
     size_t room;         /* rows behind the m of x, or rounded, and of y: readable, of any contents,
                             and y's may be written, so that a device can compute more than m */
+    bool by_rows;        /* as in hy_matrix */
 };
 
 /* Rows that a block of rounded activations has, at most. */
@@ -258,10 +273,13 @@ struct hy_attention_args {
     size_t n_heads, n_kv_heads, qk_size, v_size;
     float scale;
     hymba_dtype cache_type;
-    bool bf16;           /* q and the softmax's results are rounded to bf16; for BF16 caches */
+    bool bf16;           /* q and the softmax's results are rounded to bf16; for BF16 caches, and
+                            on a device for INT8 and FP8 ones, where it is results times scales */
     const struct hy_attention_sequence *sequences; /* their segments cover the T rows in order */
     size_t n_sequences;
     size_t max_keys;     /* most keys any row sees */
+    bool repeated;       /* sequences and spans are those of the attention call before, of the same
+                            step, whose lists a device may then use again */
 };
 
 /* Elements of a row with room for whole vectors. */
@@ -370,6 +388,36 @@ struct hy_fuse_args {
     float *y;
     size_t y_stride;
     struct hy_rounded rounded;
+    const float *sums;   /* NULL, or [T][2]: sums of squares over total channels of both streams, of
+                            which the n are a part; then the norms run over these */
+    size_t total;
+};
+
+/*
+ * The sums of squares of both streams, as hy_fuse_args takes them: sums[t] = (sum_i attention^2,
+ * sum_i ssm^2). Those of whole rows give the bits that fuse gives without. Units: rows.
+ */
+struct hy_square_sums_args {
+    const float *attention;
+    size_t attention_stride;
+    const float *ssm;
+    size_t ssm_stride;
+    size_t n;
+    float *sums;         /* [T][2] */
+};
+
+/*
+ * y[t] (+)= the sum over all ranks of x[t], added in the order of ranks: every rank gets the same
+ * bits, for any number of rows. y may be x unless accumulate. Units: rows. On a device that has
+ * joined others; the table below has none.
+ */
+struct hy_all_sum_args {
+    const float *x;
+    size_t x_stride;
+    size_t n;
+    bool accumulate;
+    float *y;
+    size_t y_stride;
 };
 
 /* y[t][i] = silu(gate[t][i]) * up[t][i] (section 3). Units: rows. y may be gate. */
@@ -386,6 +434,9 @@ struct hy_swiglu_args {
 
 /* The type that activations are rounded to before they meet weights of a type; F32: not rounded. */
 hymba_dtype hy_rounded_type(int compute, hymba_dtype weights);
+
+/* The type by rows that a device rounds projections to, INT8 or FP8; DEFAULT: it does not. */
+hymba_dtype hy_by_rows_type(int compute);
 
 /* "f32" for HYMBA_COMPUTE_F32 and so on; NULL and DEFAULT for what is unknown. */
 const char *hy_compute_name(int compute);
@@ -410,6 +461,7 @@ struct hy_kernels {
     void (*conv)(const struct hy_conv_args *, size_t begin, size_t end);
     void (*scan)(const struct hy_scan_args *, size_t begin, size_t end);
     void (*fuse)(const struct hy_fuse_args *, size_t begin, size_t end);
+    void (*square_sums)(const struct hy_square_sums_args *, size_t begin, size_t end);
     void (*swiglu)(const struct hy_swiglu_args *, size_t begin, size_t end);
 };
 

@@ -19,6 +19,7 @@ void hy_kernels_generic(struct hy_kernels *kernels)
         .conv = hy_ref_conv,
         .scan = hy_ref_scan,
         .fuse = hy_ref_fuse,
+        .square_sums = hy_ref_square_sums,
         .swiglu = hy_ref_swiglu,
     };
 }

@@ -23,6 +23,7 @@ void hy_ref_attention(const struct hy_attention_args *args, size_t begin, size_t
 void hy_ref_conv(const struct hy_conv_args *args, size_t begin, size_t end);
 void hy_ref_scan(const struct hy_scan_args *args, size_t begin, size_t end);
 void hy_ref_fuse(const struct hy_fuse_args *args, size_t begin, size_t end);
+void hy_ref_square_sums(const struct hy_square_sums_args *args, size_t begin, size_t end);
 void hy_ref_swiglu(const struct hy_swiglu_args *args, size_t begin, size_t end);
 
 /* hy_load_element, inline: the generic kernels spend their time here. */

@@ -15,11 +15,12 @@ struct query {
 /* Element i of a cached row of n. */
 static inline float load(const unsigned char *row, hymba_dtype dtype, size_t n, size_t i)
 {
-    if (dtype != HYMBA_DTYPE_INT8)
+    if (hy_cache_greatest(dtype) == 0.0f)
         return hy_ref_load(row, dtype, i);
     float scale;
     memcpy(&scale, row + n, sizeof scale);
-    return scale * (float)((const signed char *)row)[i];
+    return scale * (dtype == HYMBA_DTYPE_FP8 ? hy_fp8_to_f32(row[i])
+                                             : (float)((const signed char *)row)[i]);
 }
 
 static inline float as_bf16(float x)

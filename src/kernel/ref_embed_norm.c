@@ -24,10 +24,10 @@ void hy_ref_embed(const struct hy_embed_args *args, size_t begin, size_t end)
     }
 }
 
-/* 1 / sqrt(mean(x^2) + epsilon) */
-static float inverse_rms(const float *x, size_t n, float epsilon)
+/* 1 / sqrt(mean(x^2) + epsilon), from the sum of n squares. */
+static float inverse_rms(float sum, size_t n, float epsilon)
 {
-    return 1.0f / sqrtf(hy_ref_dot(x, x, n) / (float)n + epsilon);
+    return 1.0f / sqrtf(sum / (float)n + epsilon);
 }
 
 void hy_ref_rms_norm(const struct hy_rms_norm_args *args, size_t begin, size_t end)
@@ -35,21 +35,33 @@ void hy_ref_rms_norm(const struct hy_rms_norm_args *args, size_t begin, size_t e
     for (size_t t = begin; t < end; t++) {
         const float *x = args->x + t * args->x_stride;
         float *y = args->y + t * args->y_stride;
-        float scale = inverse_rms(x, args->n, args->epsilon);
+        float scale = inverse_rms(hy_ref_dot(x, x, args->n), args->n, args->epsilon);
         for (size_t i = 0; i < args->n; i++)
             y[i] = x[i] * scale * args->weight[i];
     }
 }
 
+void hy_ref_square_sums(const struct hy_square_sums_args *args, size_t begin, size_t end)
+{
+    for (size_t t = begin; t < end; t++) {
+        const float *attention = args->attention + t * args->attention_stride;
+        const float *ssm = args->ssm + t * args->ssm_stride;
+        args->sums[2 * t] = hy_ref_dot(attention, attention, args->n);
+        args->sums[2 * t + 1] = hy_ref_dot(ssm, ssm, args->n);
+    }
+}
+
 void hy_ref_fuse(const struct hy_fuse_args *args, size_t begin, size_t end)
 {
-    size_t n = args->n;
+    size_t n = args->n, total = args->sums ? args->total : n;
     for (size_t t = begin; t < end; t++) {
         const float *attention = args->attention + t * args->attention_stride;
         const float *ssm = args->ssm + t * args->ssm_stride;
         float *y = args->y + t * args->y_stride;
-        float scale_attention = inverse_rms(attention, n, args->epsilon);
-        float scale_ssm = inverse_rms(ssm, n, args->epsilon);
+        float sum_attention = args->sums ? args->sums[2 * t] : hy_ref_dot(attention, attention, n);
+        float sum_ssm = args->sums ? args->sums[2 * t + 1] : hy_ref_dot(ssm, ssm, n);
+        float scale_attention = inverse_rms(sum_attention, total, args->epsilon);
+        float scale_ssm = inverse_rms(sum_ssm, total, args->epsilon);
         for (size_t i = 0; i < n; i++) {
             float first = attention[i] * scale_attention * args->weight_attention[i];
             float second = ssm[i] * scale_ssm * args->weight_ssm[i];

@@ -1,4 +1,5 @@
 #include "base/checked.h"
+#include "kernel/by_rows.h"
 #include "kernel/ref.h"
 
 enum { BLOCK = 256 };
@@ -99,6 +100,10 @@ static void column_int8(const struct hy_matmul_args *args, size_t j)
 void hy_ref_matmul(const struct hy_matmul_args *args, size_t begin, size_t end, void *scratch)
 {
     (void)scratch;
+    if (args->by_rows) {
+        hy_matmul_by_rows(args, begin, end);
+        return;
+    }
     for (size_t j = begin; j < end; j++) {
         if (!args->rounded)
             column(args, j);
@@ -146,6 +151,11 @@ static void round_row(const struct hy_round_args *args, size_t t)
         hy_row_from_f32(x, HYMBA_DTYPE_BF16, values, args->n);
         for (size_t i = args->n; i % 32 != 0; i++)
             values[i] = 0;
+        return;
+    }
+    if (!y->sums) {
+        unsigned char *values = (unsigned char *)y->data + t * y->stride;
+        y->scales[t] = hy_round_by_rows(x, args->n, y->dtype, values);
         return;
     }
     size_t n_groups = args->n / y->group;

@@ -17,13 +17,18 @@ void hy_ref_rope(const struct hy_rope_args *args, size_t begin, size_t end)
     }
 }
 
-static void row_to_int8(const float *x, size_t n, unsigned char *y)
+/* See hy_cache_row_bytes. */
+static void row_to_bytes(const float *x, size_t n, hymba_dtype dtype, unsigned char *y)
 {
-    float greatest = hy_ref_greatest(x, n), scale = greatest / 127.0f;
+    float most = hy_cache_greatest(dtype), greatest = hy_ref_greatest(x, n);
+    float scale = greatest / most;
     bool usable = hy_can_round(greatest);
-    float factor = usable ? 127.0f / greatest : 0.0f;
-    for (size_t i = 0; i < n; i++)
-        ((signed char *)y)[i] = (signed char)(usable ? rintf(x[i] * factor) : 0.0f);
+    float factor = usable ? most / greatest : 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float value = usable ? x[i] * factor : 0.0f;
+        y[i] = dtype == HYMBA_DTYPE_FP8 ? hy_f32_to_fp8(value)
+                                        : (unsigned char)(signed char)rintf(value);
+    }
     memcpy(y + n, &scale, sizeof scale);
 }
 
@@ -34,8 +39,8 @@ void hy_ref_cache_rows(const struct hy_cache_rows_args *args, size_t begin, size
         for (size_t head = 0; head < args->n_heads; head++) {
             const float *x = args->x + t * args->x_stride + head * args->head_size;
             unsigned char *y = (unsigned char *)args->y + head * args->head_stride + t * row_bytes;
-            if (args->dtype == HYMBA_DTYPE_INT8)
-                row_to_int8(x, args->head_size, y);
+            if (hy_cache_greatest(args->dtype) != 0.0f)
+                row_to_bytes(x, args->head_size, args->dtype, y);
             else
                 hy_row_from_f32(x, args->dtype, y, args->head_size);
         }

@@ -10,6 +10,7 @@ static const struct {
     {HYMBA_DTYPE_BF16, 2, "bf16"},
     {HYMBA_DTYPE_INT8, 1, "int8"},
     {HYMBA_DTYPE_INT4, 0, "int4"},
+    {HYMBA_DTYPE_FP8, 1, "fp8"},
 };
 
 enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
@@ -79,6 +80,35 @@ uint16_t hy_f32_to_f16(float value)
     /* Adding 0.5 puts the subnormal's 2^-24 unit at the last bit of the sum, rounded by the FPU. */
     float sum = hy_bits_to_f32(magnitude) + 0.5f;
     return (uint16_t)(sign | (hy_f32_to_bits(sum) - hy_f32_to_bits(0.5f)));
+}
+
+float hy_fp8_to_f32(uint8_t value)
+{
+    uint32_t sign = (uint32_t)(value & 0x80u) << 24, magnitude = value & 0x7fu;
+    if (magnitude == 0x7fu)
+        return hy_bits_to_f32(sign | 0x7fc00000u);
+    if (magnitude >= 0x08u) /* normal: the exponent's bias grows from 7 to 127 */
+        return hy_bits_to_f32(sign | ((magnitude << 20) + (120u << 23)));
+    float subnormal = (float)magnitude * 0x1p-9f;
+    return sign ? -subnormal : subnormal;
+}
+
+uint8_t hy_f32_to_fp8(float value)
+{
+    uint32_t bits = hy_f32_to_bits(value);
+    uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return (uint8_t)(sign | 0x7fu);
+    if (magnitude >= 0x43e00000u) /* 448 and more, infinity too */
+        return (uint8_t)(sign | 0x7eu);
+    if (magnitude >= 0x3c800000u) { /* at least 2^-6, the smallest normal number */
+        uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+        return (uint8_t)(sign | ((rounded - (120u << 23)) >> 20));
+    }
+    /* Adding 2^14 puts the subnormal's 2^-9 unit at the last bit of the sum, rounded by the FPU. */
+    float sum = hy_bits_to_f32(magnitude) + 0x1p14f;
+    return (uint8_t)(sign | (hy_f32_to_bits(sum) - hy_f32_to_bits(0x1p14f)));
 }
 
 float hy_load_element(const void *data, hymba_dtype dtype, size_t index)

@@ -13,7 +13,8 @@ size_t hy_dtype_size(hymba_dtype dtype);      /* bytes; 0 for int4 and for an un
 const char *hy_dtype_name(hymba_dtype dtype); /* "f32"; NULL for an unknown number */
 hymba_dtype hy_dtype_from_name(const char *name);
 
-/* Whether elements are floating-point numbers, which the conversions below take. */
+/* Whether elements are floating-point numbers of 16 bits or more, which are kept without scales:
+ * what the conversions of elements and rows below take. */
 bool hy_dtype_is_float(hymba_dtype dtype);
 
 static inline float hy_bits_to_f32(uint32_t bits)
@@ -39,6 +40,10 @@ static inline float hy_bf16_to_f32(uint16_t value)
 uint16_t hy_f32_to_bf16(float value);
 uint16_t hy_f32_to_f16(float value);
 float hy_f16_to_f32(uint16_t value);
+
+/* The same, but what passes 448, the greatest number, becomes it, infinity too. */
+uint8_t hy_f32_to_fp8(float value);
+float hy_fp8_to_f32(uint8_t value);
 
 /* Element index of an array of dtype that may be misaligned. */
 float hy_load_element(const void *data, hymba_dtype dtype, size_t index);

@@ -385,3 +385,13 @@ size_t hy_sampler_marked(const hymba_sampler *sampler)
 {
     return sampler->batch_mark;
 }
+
+bool hy_sampler_claim(hymba_sampler *sampler)
+{
+    return !atomic_exchange(&sampler->scheduled, true);
+}
+
+void hy_sampler_disclaim(hymba_sampler *sampler)
+{
+    atomic_store(&sampler->scheduled, false);
+}

@@ -26,6 +26,10 @@ int32_t hy_sampler_take(hymba_sampler *sampler);
 void hy_sampler_mark(hymba_sampler *sampler, size_t mark);
 size_t hy_sampler_marked(const hymba_sampler *sampler);
 
+/* Takes the sampler for a request of a scheduler; false if another one has it. Any thread. */
+bool hy_sampler_claim(hymba_sampler *sampler);
+void hy_sampler_disclaim(hymba_sampler *sampler);
+
 /* The first half with a token that a device has chosen by hy_sampler_plan_row. */
 hymba_status hy_sampler_choose_token(hymba_sampler *sampler, int32_t token, hymba_error *error);
 

@@ -48,6 +48,7 @@ struct hymba_sampler {
     int32_t chosen;
     struct hy_sampler_progress progress_then;
     size_t batch_mark; /* its item's number while a batch is checked */
+    _Atomic bool scheduled; /* a request of a scheduler has it */
     /* Room for one call. */
     size_t n_candidates;
     struct hy_candidate *candidates;

@@ -134,6 +134,7 @@ START_TEST(names)
         {-22, "HYMBA_ERROR_UNSUPPORTED"},
         {-23, "HYMBA_ERROR_MISSING"},
         {-30, "HYMBA_ERROR_DEVICE"},
+        {-31, "HYMBA_ERROR_TIMEOUT"},
         {-40, "HYMBA_ERROR_BUSY"},
         {-41, "HYMBA_ERROR_STATE"},
         {-42, "HYMBA_ERROR_CANCELLED"},

@@ -290,6 +290,42 @@ START_TEST(slow_workers)
 }
 END_TEST
 
+/* Every unit waits for all others: each has a thread, the same one every time. */
+struct meeting {
+    pthread_barrier_t barrier;
+    pthread_t threads[MAX_THREADS];
+    unsigned n_changes; /* threads that a unit did not have before; the caller's to read */
+};
+
+static void meet(void *argument, size_t begin, size_t end, unsigned part)
+{
+    struct meeting *meeting = argument;
+    pthread_barrier_wait(&meeting->barrier);
+    if (end != begin + 1 || part != begin ||
+        !pthread_equal(meeting->threads[begin], pthread_self()))
+        __atomic_fetch_add(&meeting->n_changes, 1, __ATOMIC_SEQ_CST);
+    meeting->threads[begin] = pthread_self();
+}
+
+START_TEST(units_that_wait_for_each_other)
+{
+    unsigned n = thread_counts[_i];
+    struct meeting meeting = {.n_changes = 0};
+    struct hy_pool *pool;
+    test_status(hy_pool_create_sleeping(&memory, n, "test", &pool, &error), HYMBA_OK, error);
+    ck_assert_int_eq(pthread_barrier_init(&meeting.barrier, NULL, n), 0);
+    hy_pool_run(pool, meet, &meeting, n, 1, 1);
+    meeting.n_changes = 0;
+    for (int i = 0; i < 50; i++)
+        hy_pool_run(pool, meet, &meeting, n, 1, 1);
+    ck_assert_uint_eq(meeting.n_changes, 0);
+    ck_assert(pthread_equal(meeting.threads[0], pthread_self()));
+    wait_until_all_sleep(pool);
+    pthread_barrier_destroy(&meeting.barrier);
+    hy_pool_destroy(pool);
+}
+END_TEST
+
 START_TEST(end_at_any_time)
 {
     for (int i = 0; i < 40; i++) {
@@ -560,6 +596,8 @@ int main(void)
     tcase_add_loop_test(tests, idle_threads_sleep, 0,
                         sizeof thread_counts / sizeof thread_counts[0]);
     tcase_add_test(tests, slow_workers);
+    tcase_add_loop_test(tests, units_that_wait_for_each_other, 0,
+                        sizeof thread_counts / sizeof thread_counts[0]);
     tcase_add_test(tests, end_at_any_time);
     tcase_add_loop_test(tests, threads_of_the_embedders, 0, 8);
     tcase_add_test(tests, threads_of_the_embedders_without_memory);

@@ -4,7 +4,7 @@
 enum { CASES = 60, MOST_SPANS = 8, MOST_SEQUENCES = 3 };
 
 static const hymba_dtype cache_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                          HYMBA_DTYPE_INT8};
+                                          HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
 enum { N_CACHE_TYPES = sizeof cache_types / sizeof cache_types[0] };
 
 /* Keys and values of one sequence's whole past: head g of position s at (g * n_keys + s). */
@@ -59,14 +59,17 @@ static void cut_past(struct attention *attention, size_t s)
 /* Rows of n elements in [-scale, scale), as a cache of the type has them. */
 static unsigned char *random_rows(size_t n_rows, size_t n, hymba_dtype type, float scale)
 {
-    if (type != HYMBA_DTYPE_INT8)
+    float greatest = hy_cache_greatest(type);
+    if (greatest == 0.0f)
         return random_elements(n_rows * n, type, scale, 0);
     unsigned char *rows = guarded(n_rows * (n + sizeof(float)));
     for (size_t row = 0; row < n_rows; row++) {
         unsigned char *bytes = rows + row * (n + sizeof(float));
-        float row_scale = (0.1f + 0.9f * (float)test_random()) * scale / 127.0f;
+        float row_scale = (0.1f + 0.9f * (float)test_random()) * scale / greatest;
         for (size_t i = 0; i < n; i++)
-            bytes[i] = (unsigned char)((int)test_random_below(255) - 127);
+            bytes[i] = type == HYMBA_DTYPE_INT8
+                           ? (unsigned char)((int)test_random_below(255) - 127)
+                           : hy_f32_to_fp8((float)(test_random() * 896.0 - 448.0));
         memcpy(bytes + n, &row_scale, sizeof row_scale);
     }
     return rows;
@@ -76,11 +79,13 @@ static unsigned char *random_rows(size_t n_rows, size_t n, hymba_dtype type, flo
 static double row_element(const unsigned char *rows, hymba_dtype type, size_t n, size_t row,
                           size_t i)
 {
-    if (type != HYMBA_DTYPE_INT8)
+    if (hy_cache_greatest(type) == 0.0f)
         return element(rows, type, row * n + i);
     float scale;
     rows += row * (n + sizeof scale);
     memcpy(&scale, rows + n, sizeof scale);
+    if (type == HYMBA_DTYPE_FP8)
+        return (double)scale * (double)hy_fp8_to_f32(rows[i]);
     return (double)scale * (rows[i] > 127 ? rows[i] - 256 : rows[i]);
 }
 
@@ -298,7 +303,7 @@ START_TEST(great_scores)
 }
 END_TEST
 
-/* An int8 row whose scale is not finite, as a key and as a value. */
+/* An int8 or fp8 row whose scale is not finite, as a key and as a value. */
 START_TEST(scales_that_are_not_finite)
 {
     struct hy_kernels kernels;
@@ -306,11 +311,12 @@ START_TEST(scales_that_are_not_finite)
         return;
     enum { KEYS = 9, ROW = 5 };
     const float bad[] = {INFINITY, NAN};
-    for (int number = 0; number < 4; number++) {
+    for (int number = 0; number < 8; number++) {
+        hymba_dtype type = number < 4 ? HYMBA_DTYPE_INT8 : HYMBA_DTYPE_FP8;
         unsigned char k[KEYS * ROW] = {0}, v[KEYS * ROW] = {0};
         float q = 1.0f, out, scratch[KEYS], one = 1.0f;
         for (size_t i = 0; i < KEYS; i++) {
-            k[i * ROW] = v[i * ROW] = 1;
+            k[i * ROW] = v[i * ROW] = type == HYMBA_DTYPE_INT8 ? 1 : 0x38;
             memcpy(k + i * ROW + 1, &one, sizeof one);
             memcpy(v + i * ROW + 1, &one, sizeof one);
         }
@@ -318,16 +324,53 @@ START_TEST(scales_that_are_not_finite)
         struct hy_attention_sequence sequence = {{0, 1}, KEYS - 1, UINT64_MAX, &span, 1};
         struct hy_attention_args args = {
             .q = &q, .out = &out, .n_heads = 1, .n_kv_heads = 1, .qk_size = 1, .v_size = 1,
-            .scale = 1.0f, .cache_type = HYMBA_DTYPE_INT8,
+            .scale = 1.0f, .cache_type = type,
             .sequences = &sequence, .n_sequences = 1, .max_keys = KEYS,
         };
         kernels.attention(&args, 0, 1, scratch);
         check_near((double)out, 1.0, 1e-6, "equal values");
         unsigned char *row = (number % 2 ? k : v) + 6 * ROW;
         row[0] = 0;
-        memcpy(row + 1, &bad[number / 2], sizeof bad[0]);
+        memcpy(row + 1, &bad[number / 2 % 2], sizeof bad[0]);
         kernels.attention(&args, 0, 1, scratch);
         ck_assert(isnan(out));
+    }
+}
+END_TEST
+
+/* Every byte as the only element of the only value, and NaN in any place of a longer row. */
+START_TEST(every_fp8_number)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { V_SIZE = 45 };
+    unsigned char k[1 + sizeof(float)] = {0}, v[V_SIZE + sizeof(float)] = {0};
+    float q = 1.0f, out[V_SIZE], scratch[8 * V_SIZE], scale = 0.5f;
+    struct hy_span span = {.k = k, .v = v, .count = 1};
+    struct hy_attention_sequence sequence = {{0, 1}, 0, UINT64_MAX, &span, 1};
+    struct hy_attention_args args = {
+        .q = &q, .out = out, .n_heads = 1, .n_kv_heads = 1, .qk_size = 1, .v_size = 1,
+        .scale = 1.0f, .cache_type = HYMBA_DTYPE_FP8,
+        .sequences = &sequence, .n_sequences = 1, .max_keys = 1,
+    };
+    for (int code = 0; code < 256; code++) {
+        v[0] = (unsigned char)code;
+        memcpy(v + 1, &scale, sizeof scale);
+        kernels.attention(&args, 0, 1, scratch);
+        if ((code & 0x7f) == 0x7f)
+            ck_assert(isnan(out[0]));
+        else
+            ck_assert_float_eq(out[0], 0.5f * hy_fp8_to_f32((uint8_t)code));
+    }
+    args.v_size = V_SIZE;
+    memcpy(v + V_SIZE, &scale, sizeof scale);
+    for (size_t place = 0; place < V_SIZE; place++) {
+        memset(v, 0x38, V_SIZE);
+        v[place] = place % 2 ? 0xff : 0x7f;
+        kernels.attention(&args, 0, 1, scratch);
+        for (size_t i = 0; i < V_SIZE; i++)
+            ck_assert(i == place ? isnan(out[i]) != 0 : out[i] == 0.5f);
     }
 }
 END_TEST
@@ -342,6 +385,7 @@ int main(void)
     tcase_add_loop_test(tcase, rows_alone_give_the_same_bits, 0, N_SETS);
     tcase_add_loop_test(tcase, great_scores, 0, N_SETS);
     tcase_add_loop_test(tcase, scales_that_are_not_finite, 0, N_SETS);
+    tcase_add_loop_test(tcase, every_fp8_number, 0, N_SETS);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

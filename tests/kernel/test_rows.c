@@ -63,7 +63,7 @@ START_TEST(complete)
         return;
     ck_assert(kernels.embed && kernels.rms_norm && kernels.matmul && kernels.rope);
     ck_assert(kernels.cache_rows && kernels.attention && kernels.conv && kernels.scan);
-    ck_assert(kernels.fuse && kernels.swiglu && kernels.name);
+    ck_assert(kernels.fuse && kernels.square_sums && kernels.swiglu && kernels.name);
 }
 END_TEST
 
@@ -139,6 +139,19 @@ START_TEST(rms_norm)
 }
 END_TEST
 
+/* Rows of both streams, whose strides differ, as the arguments of a fusion without a result. */
+static struct hy_fuse_args random_streams(size_t rows, size_t n, bool concat)
+{
+    size_t width = concat ? 2 * n : n;
+    return (struct hy_fuse_args){
+        .attention = random_floats((rows - 1) * (n + 1) + n, 1.0f), .attention_stride = n + 1,
+        .ssm = random_floats((rows - 1) * (n + 2) + n, 1.0f), .ssm_stride = n + 2,
+        .weight_attention = random_floats(n, 1.0f), .weight_ssm = random_floats(n, 1.0f),
+        .n = n, .epsilon = 1e-6f, .concat = concat,
+        .y = zero_floats(rows * width), .y_stride = width,
+    };
+}
+
 START_TEST(fuse)
 {
     struct hy_kernels kernels;
@@ -149,13 +162,7 @@ START_TEST(fuse)
         size_t n = 1 + test_random_below(100);
         bool concat = number % 2;
         size_t width = concat ? 2 * n : n;
-        struct hy_fuse_args args = {
-            .attention = random_floats((ROWS - 1) * (n + 1) + n, 1.0f), .attention_stride = n + 1,
-            .ssm = random_floats((ROWS - 1) * (n + 2) + n, 1.0f), .ssm_stride = n + 2,
-            .weight_attention = random_floats(n, 1.0f), .weight_ssm = random_floats(n, 1.0f),
-            .n = n, .epsilon = 1e-6f, .concat = concat,
-            .y = zero_floats(ROWS * width), .y_stride = width,
-        };
+        struct hy_fuse_args args = random_streams(ROWS, n, concat);
         kernels.fuse(&args, 1, 2);
         kernels.fuse(&args, 0, 1);
         for (size_t t = 0; t < ROWS; t++) {
@@ -173,6 +180,85 @@ START_TEST(fuse)
                 double b = (double)second[i] * scale_second * (double)args.weight_ssm[i];
                 check_near((double)y[i], (a + b) / 2.0, 2e-6 * (fabs(a) + fabs(b)), "fusion");
             }
+        }
+        release_guarded();
+    }
+}
+END_TEST
+
+/* Of the channels from begin to before end. */
+static float *square_sums_of(const struct hy_kernels *kernels, const struct hy_fuse_args *args,
+                             size_t rows, size_t begin, size_t end)
+{
+    struct hy_square_sums_args sums = {
+        .attention = args->attention + begin, .attention_stride = args->attention_stride,
+        .ssm = args->ssm + begin, .ssm_stride = args->ssm_stride,
+        .n = end - begin, .sums = zero_floats(rows * 2),
+    };
+    for (size_t t = rows; t-- > 0;)
+        kernels->square_sums(&sums, t, t + 1);
+    return sums.sums;
+}
+
+START_TEST(fuse_with_sums_of_whole_rows)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 3 };
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 1 + test_random_below(100);
+        struct hy_fuse_args args = random_streams(ROWS, n, number % 2), given = args;
+        given.y = zero_floats(ROWS * args.y_stride);
+        given.sums = square_sums_of(&kernels, &args, ROWS, 0, n);
+        given.total = n;
+        kernels.fuse(&args, 0, ROWS);
+        kernels.fuse(&given, 0, ROWS);
+        check_same_bits(given.y, args.y, ROWS * args.y_stride, "fusion by given sums");
+        release_guarded();
+    }
+}
+END_TEST
+
+/* The channels of each of two parts, by the sums of both. */
+START_TEST(fuse_of_parts)
+{
+    struct hy_kernels kernels;
+    if (!kernels_of_set(_i, &kernels))
+        return;
+    enum { ROWS = 2 };
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 2 + test_random_below(100), border = 1 + test_random_below(n - 1);
+        struct hy_fuse_args args = random_streams(ROWS, n, true);
+        float *sums = square_sums_of(&kernels, &args, ROWS, 0, border);
+        const float *others = square_sums_of(&kernels, &args, ROWS, border, n);
+        for (size_t i = 0; i < 2 * ROWS; i++)
+            sums[i] += others[i];
+        for (int part = 0; part < 2; part++) {
+            size_t begin = part ? border : 0, width = part ? n - border : border;
+            struct hy_fuse_args own = args;
+            own.attention += begin;
+            own.ssm += begin;
+            own.weight_attention += begin;
+            own.weight_ssm += begin;
+            own.n = width;
+            own.y = zero_floats(ROWS * 2 * width);
+            own.y_stride = 2 * width;
+            own.sums = sums;
+            own.total = n;
+            kernels.fuse(&own, 0, ROWS);
+            for (size_t t = 0; t < ROWS; t++)
+                for (size_t i = 0; i < 2 * width; i++) {
+                    bool second = i >= width;
+                    size_t channel = begin + i % width;
+                    const float *row = second ? args.ssm + t * (n + 2)
+                                              : args.attention + t * (n + 1);
+                    const float *weight = second ? args.weight_ssm : args.weight_attention;
+                    double expected = (double)row[channel] * exact_scale(row, n, 1e-6f)
+                                      * (double)weight[channel];
+                    check_near((double)own.y[t * 2 * width + i], expected,
+                               2e-6 * fabs(expected), "a part of a fusion");
+                }
         }
         release_guarded();
     }
@@ -310,9 +396,16 @@ START_TEST(cache_rows)
 }
 END_TEST
 
+/* An fp8 number is the nearest: off by half of the last of four bits, or of the unit of subnormal
+ * numbers, and what the factor's rounding adds. */
+static void check_fp8_element(uint8_t y, double x)
+{
+    check_near((double)hy_fp8_to_f32(y), x, fmax(fabs(x) * 0x1.0001p-4, 0x1.0001p-10), "fp8");
+}
+
 /* The nearest multiple of a 127th of the greatest, on every instruction set the same; between two
  * multiples the factor's rounding may decide. Rows of nothing that counts are 0. */
-static void check_int8_row(const unsigned char *y, const float *x, size_t n)
+static void check_scaled_row(const unsigned char *y, const float *x, size_t n, hymba_dtype dtype)
 {
     float greatest = 0.0f, scale;
     bool finite = true;
@@ -324,17 +417,19 @@ static void check_int8_row(const unsigned char *y, const float *x, size_t n)
     if (!finite)
         ck_assert(!isfinite(scale));
     else
-        ck_assert_float_eq(scale, greatest / 127.0f);
+        ck_assert_float_eq(scale, greatest / hy_cache_greatest(dtype));
     for (size_t i = 0; i < n; i++) {
         int value = y[i] > 127 ? y[i] - 256 : y[i];
         if (!finite || greatest < 0x1p-118f)
             ck_assert_int_eq(value, 0);
+        else if (dtype == HYMBA_DTYPE_FP8)
+            check_fp8_element(y[i], (double)x[i] * 448.0 / (double)greatest);
         else
             check_near(value, (double)x[i] * 127.0 / (double)greatest, 0.5 + 2e-5, "int8");
     }
 }
 
-START_TEST(int8_cache_rows)
+START_TEST(cache_rows_with_scales)
 {
     struct hy_kernels kernels, generic;
     hymba_error error = {.struct_size = sizeof error};
@@ -344,15 +439,16 @@ START_TEST(int8_cache_rows)
     enum { ROWS = 3, HEADS = 2 };
     const float specials[] = {0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1e-45f, 1e-36f};
     const float scales[] = {1.0f, 1e-37f, 0.0f, 1e30f};
-    for (int number = 0; number < 3 * CASES; number++) {
+    for (int number = 0; number < 6 * CASES; number++) {
+        hymba_dtype dtype = number % 2 ? HYMBA_DTYPE_FP8 : HYMBA_DTYPE_INT8;
         size_t n = 1 + test_random_below(70), row = n + sizeof(float), apart = ROWS * row + 3;
         size_t size = apart * (HEADS - 1) + ROWS * row;
-        float *x = random_floats(ROWS * HEADS * n, scales[number % 4]);
+        float *x = random_floats(ROWS * HEADS * n, scales[number / 2 % 4]);
         if (number % 3 == 0)
             x[test_random_below(ROWS * HEADS * n)] = specials[test_random_below(8)];
         struct hy_cache_rows_args args = {
             .x = x, .x_stride = HEADS * n, .n_heads = HEADS, .head_size = n,
-            .dtype = HYMBA_DTYPE_INT8, .y = guarded(size), .head_stride = apart,
+            .dtype = dtype, .y = guarded(size), .head_stride = apart,
         };
         unsigned char *y = args.y;
         memset(y, 0x55, size);
@@ -360,7 +456,7 @@ START_TEST(int8_cache_rows)
         kernels.cache_rows(&args, 0, 2);
         for (size_t t = 0; t < ROWS; t++)
             for (size_t head = 0; head < HEADS; head++)
-                check_int8_row(y + head * apart + t * row, x + (t * HEADS + head) * n, n);
+                check_scaled_row(y + head * apart + t * row, x + (t * HEADS + head) * n, n, dtype);
         ck_assert_mem_eq(y + ROWS * row, "\x55\x55\x55", 3);
         args.y = guarded(size);
         memset(args.y, 0x55, size);
@@ -382,11 +478,13 @@ int main(void)
     tcase_add_loop_test(tcase, embed, 0, N_SETS);
     tcase_add_loop_test(tcase, rms_norm, 0, N_SETS);
     tcase_add_loop_test(tcase, fuse, 0, N_SETS);
+    tcase_add_loop_test(tcase, fuse_with_sums_of_whole_rows, 0, N_SETS);
+    tcase_add_loop_test(tcase, fuse_of_parts, 0, N_SETS);
     tcase_add_loop_test(tcase, swiglu, 0, N_SETS);
     tcase_add_loop_test(tcase, swiglu_special_values, 0, N_SETS);
     tcase_add_loop_test(tcase, rope, 0, N_SETS);
     tcase_add_loop_test(tcase, cache_rows, 0, N_SETS);
-    tcase_add_loop_test(tcase, int8_cache_rows, 0, N_SETS);
+    tcase_add_loop_test(tcase, cache_rows_with_scales, 0, N_SETS);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

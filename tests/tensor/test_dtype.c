@@ -179,6 +179,87 @@ START_TEST(bf16_rounding)
 }
 END_TEST
 
+/* --------------------------------------------------------------------- fp8 */
+
+/* The value of a finite code without its sign, 0 .. 0x7e, by the definition of the format. */
+static double fp8_value(int code)
+{
+    int exponent = code >> 3, mantissa = code & 7;
+    return exponent > 0 ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+}
+
+/* The nearest of all codes, the even one of two; the greatest for what is beyond it. */
+static uint8_t nearest_fp8(float value)
+{
+    int nearest = 0;
+    double magnitude = fabs((double)value);
+    for (int code = 1; code <= 0x7e; code++) {
+        double distance = fabs(magnitude - fp8_value(code));
+        double smallest = fabs(magnitude - fp8_value(nearest));
+        if (distance < smallest || (distance == smallest && code % 2 == 0))
+            nearest = code;
+    }
+    return (uint8_t)(nearest | (signbit(value) ? 0x80 : 0));
+}
+
+static void check_fp8(uint32_t bits)
+{
+    float value = hy_bits_to_f32(bits);
+    uint8_t found = hy_f32_to_fp8(value);
+    uint8_t expected = isnan(value)   ? (uint8_t)(0x7f | (bits >> 24 & 0x80))
+                       : isinf(value) ? (uint8_t)(0x7e | (bits >> 24 & 0x80))
+                                      : nearest_fp8(value);
+    if (found != expected)
+        ck_abort_msg("%08x (%a) became %02x, expected %02x", bits, (double)value, found, expected);
+}
+
+START_TEST(fp8_numbers)
+{
+    for (int code = 0; code < 256; code++) {
+        float value = hy_fp8_to_f32((uint8_t)code);
+        if ((code & 0x7f) == 0x7f)
+            ck_assert_msg(isnan(value), "%02x became %a", code, (double)value);
+        else
+            ck_assert_msg((double)fabsf(value) == fp8_value(code & 0x7f), "%02x became %a", code,
+                          (double)value);
+        ck_assert_int_eq(signbit(value) != 0, code >> 7);
+        ck_assert_msg(hy_f32_to_fp8(value) == code, "%02x came back as %02x", code,
+                      hy_f32_to_fp8(value));
+    }
+}
+END_TEST
+
+/* All borders between neighbours, the f32 numbers beside them, and some of every exponent. */
+START_TEST(fp8_rounding)
+{
+    for (int code = 0; code < 0x7f; code++) {
+        double next = code == 0x7e ? 480 : fp8_value(code + 1);
+        uint32_t bits = hy_f32_to_bits((float)((fp8_value(code) + next) / 2));
+        for (uint32_t i = bits - 3; i <= bits + 3; i++) {
+            check_fp8(i);
+            check_fp8(i | 0x80000000u);
+        }
+    }
+    for (uint32_t exponent = 0; exponent < 512; exponent++) {
+        for (int i = 0; i < 300; i++)
+            check_fp8(exponent << 23 | random_bits() >> 9);
+        check_fp8(exponent << 23);
+        check_fp8(exponent << 23 | 0x7fffff);
+    }
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++) {
+        check_fp8(edges[i]);
+        check_fp8(edges[i] | 0x80000000u);
+    }
+    ck_assert_uint_eq(hy_f32_to_fp8(1.0f), 0x38);
+    ck_assert_uint_eq(hy_f32_to_fp8(-0.0f), 0x80);
+    ck_assert_uint_eq(hy_f32_to_fp8(448.0f), 0x7e);
+    ck_assert_uint_eq(hy_f32_to_fp8(1e30f), 0x7e);
+    ck_assert_uint_eq(hy_f32_to_fp8(0x1p-10f), 0x00); /* half of the smallest: to even */
+    ck_assert(hy_fp8_to_f32(0x01) == 0x1p-9f);
+    ck_assert(hy_fp8_to_f32(0xfe) == -448.0f);
+}
+END_TEST
+
 /* A few by hand, so that the arithmetic above is checked as well. */
 START_TEST(known_values)
 {
@@ -257,18 +338,19 @@ START_TEST(names_and_sizes)
         hymba_dtype dtype;
         const char *name;
         size_t size;
-    } cases[] = {{1, "f32", 4}, {2, "f16", 2}, {3, "bf16", 2}, {4, "int8", 1}, {5, "int4", 0}};
-    for (int i = 0; i < 5; i++) {
+    } cases[] = {{1, "f32", 4}, {2, "f16", 2}, {3, "bf16", 2}, {4, "int8", 1}, {5, "int4", 0},
+                 {6, "fp8", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ck_assert_str_eq(hymba_dtype_name(cases[i].dtype), cases[i].name);
         ck_assert_uint_eq(hymba_dtype_size(cases[i].dtype), cases[i].size);
         ck_assert_int_eq(hymba_dtype_from_name(cases[i].name), cases[i].dtype);
     }
-    static const hymba_dtype unknown[] = {0, -1, 6, 1000, INT32_MAX, INT32_MIN};
+    static const hymba_dtype unknown[] = {0, -1, 7, 1000, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         ck_assert_ptr_null(hymba_dtype_name(unknown[i]));
         ck_assert_uint_eq(hymba_dtype_size(unknown[i]), 0);
     }
-    static const char *const strange[] = {"", "F32", "f3", "f322", "float32", "bf", " f32"};
+    static const char *const strange[] = {"", "F32", "f3", "f322", "float32", "bf", " f32", "fp"};
     for (size_t i = 0; i < sizeof strange / sizeof strange[0]; i++)
         ck_assert_int_eq(hymba_dtype_from_name(strange[i]), HYMBA_DTYPE_DEFAULT);
     ck_assert_int_eq(hymba_dtype_from_name(NULL), HYMBA_DTYPE_DEFAULT);
@@ -284,6 +366,8 @@ int main(void)
     tcase_add_test(tests, bf16_numbers);
     tcase_add_test(tests, f16_rounding);
     tcase_add_test(tests, bf16_rounding);
+    tcase_add_test(tests, fp8_numbers);
+    tcase_add_test(tests, fp8_rounding);
     tcase_add_test(tests, known_values);
     tcase_add_test(tests, rows);
     tcase_add_test(tests, names_and_sizes);

@@ -62,9 +62,30 @@ HY_INLINE void vec_store_n(float *p, vec v, size_t n)
         memcpy(p, &v, n * sizeof *p);
 }
 
-/* LANES elements of a weight or cache row, at any address; INT8: signed bytes, without a scale. */
+/*
+ * Of fp8 numbers. Their bits, moved to where f16 has exponent and mantissa, are the numbers times
+ * 2^-8: the exponents' biases are 7 and 15. The carry of adding to NaN's mantissa fills the
+ * exponent.
+ */
+HY_INLINE vec vec_from_fp8(uint32_t bytes)
+{
+    uint16x4_t spread = vshl_n_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))), 7);
+    uint16x4_t magnitude = vand_u16(spread, vdup_n_u16(0x3f80));
+    uint16x4_t sign = vshl_n_u16(veor_u16(spread, magnitude), 1);
+    uint16x4_t carry = vadd_u16(magnitude, vdup_n_u16(0x80));
+    uint16x4_t nan = vand_u16(carry, vdup_n_u16(0x4000));
+    uint16x4_t halves = vorr_u16(vorr_u16(sign, magnitude), nan);
+    return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(halves)), 256.0f);
+}
+
+/* LANES elements of a weight or cache row, at any address; INT8 and FP8 without a scale. */
 HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 {
+    if (dtype == HYMBA_DTYPE_FP8) {
+        uint32_t bytes;
+        memcpy(&bytes, p, sizeof bytes);
+        return vec_from_fp8(bytes);
+    }
     if (dtype == HYMBA_DTYPE_INT8) {
         uint32_t bytes;
         memcpy(&bytes, p, sizeof bytes);

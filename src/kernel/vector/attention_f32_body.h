@@ -1,6 +1,6 @@
 /*
  * Values of attention in f32, and from any cache. Sums over keys run in the order of positions: a
- * span's end only ends an inner loop, never a sum; scales of int8 rows go to the weights.
+ * span's end only ends an inner loop, never a sum; scales of rows go to the weights.
  */
 #include "kernel/vector/attention_scores_body.h"
 
@@ -38,7 +38,7 @@ HY_INLINE void values_tile(const struct values *values, size_t head, size_t i, s
     }
     for (size_t key = 0; key < values->count; key++) {
         vec row[TILE_V], scale;
-        if (dtype == HYMBA_DTYPE_INT8)
+        if (has_scale(dtype))
             scale = vec_all(row_scale(v, values->v_size - i));
         HY_UNROLL
         for (size_t j = 0; j < n_vectors; j++)
@@ -46,7 +46,7 @@ HY_INLINE void values_tile(const struct values *values, size_t head, size_t i, s
         HY_UNROLL
         for (size_t h = 0; h < n_heads; h++) {
             vec weight = vec_all(weights[h * values->weight_stride + key]);
-            if (dtype == HYMBA_DTYPE_INT8)
+            if (has_scale(dtype))
                 weight = vec_mul(weight, scale);
             HY_UNROLL
             for (size_t j = 0; j < n_vectors; j++)
@@ -90,6 +90,8 @@ static void add_value_rows(const struct values *values, size_t n_heads, hymba_dt
 {
     if (dtype == HYMBA_DTYPE_INT8)
         add_values_as(values, n_heads, HYMBA_DTYPE_INT8);
+    else if (dtype == HYMBA_DTYPE_FP8)
+        add_values_as(values, n_heads, HYMBA_DTYPE_FP8);
     else if (dtype == HYMBA_DTYPE_F32)
         add_values_as(values, n_heads, HYMBA_DTYPE_F32);
     else if (dtype == HYMBA_DTYPE_F16)

@@ -1,7 +1,7 @@
 /*
  * Scores of attention, of one row and those of its query heads that share a key head and its loads.
- * They are a matrix product (matmul_body.h) with keys as weights; int8 rows are read in place too,
- * and their scales go to the finished products.
+ * They are a matrix product (matmul_body.h) with keys as weights; int8 and fp8 rows are read in
+ * place too, and their scales go to the finished products.
  */
 #include <math.h>
 
@@ -56,7 +56,13 @@ static struct tile_rows query_rows(const struct query *query)
     return (struct tile_rows){rounded.data, rounded.stride * 2};
 }
 
-/* The scale behind an int8 row of n bytes. */
+/* hy_cache_greatest as the compiler sees through it. */
+HY_INLINE bool has_scale(const hymba_dtype dtype)
+{
+    return dtype == HYMBA_DTYPE_INT8 || dtype == HYMBA_DTYPE_FP8;
+}
+
+/* The scale behind a row of n bytes. */
 HY_INLINE float row_scale(const unsigned char *row, size_t n)
 {
     float scale;
@@ -79,8 +85,7 @@ HY_INLINE void score_tile(const struct query *query, struct tile_rows q, const s
     float scales[TILE_W];
     HY_UNROLL
     for (size_t j = 0; j < n_keys; j++)
-        scales[j] = kind.dtype == HYMBA_DTYPE_INT8 ? row_scale(k + j * keys->row_bytes, size)
-                                                   : 1.0f;
+        scales[j] = has_scale(kind.dtype) ? row_scale(k + j * keys->row_bytes, size) : 1.0f;
     HY_UNROLL
     for (size_t h = 0; h < n_heads; h++) {
         float *scores = keys->scores + (head + h) * stride + key, four[TILE_W];
@@ -131,6 +136,8 @@ static void score_span_of_any_kind(const struct query *query, struct tile_rows q
         score_span(query, q, keys, (struct tile_kind){HYMBA_DTYPE_BF16, true, 0});
     else if (args->cache_type == HYMBA_DTYPE_INT8)
         score_span(query, q, keys, (struct tile_kind){HYMBA_DTYPE_INT8, false, 0});
+    else if (args->cache_type == HYMBA_DTYPE_FP8)
+        score_span(query, q, keys, (struct tile_kind){HYMBA_DTYPE_FP8, false, 0});
     else if (args->cache_type == HYMBA_DTYPE_BF16)
         score_span(query, q, keys, (struct tile_kind){HYMBA_DTYPE_BF16, false, 0});
     else if (args->cache_type == HYMBA_DTYPE_F16)

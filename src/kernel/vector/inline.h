@@ -24,7 +24,9 @@
 /* hy_dtype_size as a constant, for types whose elements have an address. */
 HY_INLINE size_t element_bytes(const hymba_dtype dtype)
 {
-    return dtype == HYMBA_DTYPE_F32 ? 4 : dtype == HYMBA_DTYPE_INT8 ? 1 : 2;
+    if (dtype == HYMBA_DTYPE_INT8 || dtype == HYMBA_DTYPE_FP8)
+        return 1;
+    return dtype == HYMBA_DTYPE_F32 ? 4 : 2;
 }
 
 #endif

@@ -343,7 +343,8 @@ static void dequantise_row(const struct hy_matrix *matrix, size_t row, float *y)
 static void matmul_dequantised(const struct hy_matmul_args *args, size_t begin, size_t end,
                                float *rows)
 {
-    struct hy_matrix matrix = {args->w, args->dtype, end, args->k, args->w_scales, args->group};
+    struct hy_matrix matrix = {args->w, args->dtype, end, args->k, args->w_scales, args->group,
+                               false};
     struct hy_matmul_args part = *args;
     part.dtype = HYMBA_DTYPE_F32;
     part.w = rows;

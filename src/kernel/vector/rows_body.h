@@ -31,15 +31,20 @@ static void embed(const struct hy_embed_args *args, size_t begin, size_t end)
     }
 }
 
-/* 1 / sqrt(mean(x^2) + epsilon), in every lane. */
-static vec inverse_rms(const float *x, size_t n, float epsilon)
+static float square_sum(const float *x, size_t n)
 {
     vec sum = vec_zero();
     for (size_t i = 0; i < n; i += LANES) {
         vec part = vec_load_n(x + i, lanes_at(i, n));
         sum = vec_fma(part, part, sum);
     }
-    return vec_all(1.0f / sqrtf(vec_sum(sum) / (float)n + epsilon));
+    return vec_sum(sum);
+}
+
+/* 1 / sqrt(mean(x^2) + epsilon), in every lane, from the sum of n squares. */
+static vec inverse_rms(float sum, size_t n, float epsilon)
+{
+    return vec_all(1.0f / sqrtf(sum / (float)n + epsilon));
 }
 
 static void rms_norm(const struct hy_rms_norm_args *args, size_t begin, size_t end)
@@ -47,7 +52,7 @@ static void rms_norm(const struct hy_rms_norm_args *args, size_t begin, size_t e
     for (size_t t = begin; t < end; t++) {
         const float *x = args->x + t * args->x_stride;
         float *y = args->y + t * args->y_stride;
-        vec scale = inverse_rms(x, args->n, args->epsilon);
+        vec scale = inverse_rms(square_sum(x, args->n), args->n, args->epsilon);
         for (size_t i = 0; i < args->n; i += LANES) {
             size_t count = lanes_at(i, args->n);
             vec scaled = vec_mul(vec_load_n(x + i, count), scale);
@@ -61,8 +66,11 @@ static void fuse_row(const struct hy_fuse_args *args, size_t t)
     const float *attention_row = args->attention + t * args->attention_stride;
     const float *ssm_row = args->ssm + t * args->ssm_stride;
     float *y = args->y + t * args->y_stride;
-    vec scale_attention = inverse_rms(attention_row, args->n, args->epsilon);
-    vec scale_ssm = inverse_rms(ssm_row, args->n, args->epsilon);
+    size_t total = args->sums ? args->total : args->n;
+    float sum_attention = args->sums ? args->sums[2 * t] : square_sum(attention_row, args->n);
+    float sum_ssm = args->sums ? args->sums[2 * t + 1] : square_sum(ssm_row, args->n);
+    vec scale_attention = inverse_rms(sum_attention, total, args->epsilon);
+    vec scale_ssm = inverse_rms(sum_ssm, total, args->epsilon);
     for (size_t i = 0; i < args->n; i += LANES) {
         size_t count = lanes_at(i, args->n);
         vec first = vec_mul(vec_load_n(attention_row + i, count), scale_attention);
@@ -82,6 +90,14 @@ static void fuse(const struct hy_fuse_args *args, size_t begin, size_t end)
 {
     for (size_t t = begin; t < end; t++)
         fuse_row(args, t);
+}
+
+static void square_sums(const struct hy_square_sums_args *args, size_t begin, size_t end)
+{
+    for (size_t t = begin; t < end; t++) {
+        args->sums[2 * t] = square_sum(args->attention + t * args->attention_stride, args->n);
+        args->sums[2 * t + 1] = square_sum(args->ssm + t * args->ssm_stride, args->n);
+    }
 }
 
 static void swiglu(const struct hy_swiglu_args *args, size_t begin, size_t end)
@@ -138,22 +154,36 @@ static float greatest_of_row(const float *x, size_t n)
     return hy_bits_to_f32((uint32_t)ivec_greatest(magnitudes));
 }
 
-/* See hy_cache_row_bytes. */
-static void row_to_int8(const float *x, unsigned char *y, size_t n)
+static void row_to_int8(const float *x, float factor, unsigned char *y, size_t n)
 {
-    float greatest = greatest_of_row(x, n), scale = greatest / 127.0f;
-    memcpy(y + n, &scale, sizeof scale);
-    if (!hy_can_round(greatest)) {
-        memset(y, 0, n);
-        return;
-    }
-    vec factor = vec_all(127.0f / greatest);
     for (size_t i = 0; i < n; i += LANES) {
         unsigned char bytes[LANES];
         size_t count = lanes_at(i, n);
-        ivec_store_bytes(bytes, ivec_from_vec(vec_mul(vec_load_n(x + i, count), factor)));
+        vec scaled = vec_mul(vec_load_n(x + i, count), vec_all(factor));
+        ivec_store_bytes(bytes, ivec_from_vec(scaled));
         memcpy(y + i, bytes, count);
     }
+}
+
+/* One by one: rows are stored once and read at every token behind them. */
+static void row_to_fp8(const float *x, float factor, unsigned char *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = hy_f32_to_fp8(x[i] * factor);
+}
+
+/* See hy_cache_row_bytes. */
+static void row_to_bytes(const float *x, hymba_dtype dtype, unsigned char *y, size_t n)
+{
+    float most = hy_cache_greatest(dtype), greatest = greatest_of_row(x, n);
+    float scale = greatest / most;
+    memcpy(y + n, &scale, sizeof scale);
+    if (!hy_can_round(greatest))
+        memset(y, 0, n);
+    else if (dtype == HYMBA_DTYPE_INT8)
+        row_to_int8(x, most / greatest, y, n);
+    else
+        row_to_fp8(x, most / greatest, y, n);
 }
 
 static void cache_rows(const struct hy_cache_rows_args *args, size_t begin, size_t end)
@@ -163,8 +193,8 @@ static void cache_rows(const struct hy_cache_rows_args *args, size_t begin, size
         for (size_t head = 0; head < args->n_heads; head++) {
             const float *x = args->x + t * args->x_stride + head * n;
             unsigned char *y = (unsigned char *)args->y + head * args->head_stride + t * row_bytes;
-            if (args->dtype == HYMBA_DTYPE_INT8)
-                row_to_int8(x, y, n);
+            if (hy_cache_greatest(args->dtype) != 0.0f)
+                row_to_bytes(x, args->dtype, y, n);
             else if (args->dtype == HYMBA_DTYPE_F32)
                 memcpy(y, x, n * sizeof *x);
             else if (args->dtype == HYMBA_DTYPE_F16)

@@ -17,6 +17,7 @@ static void fill_table(struct hy_kernels *kernels, const char *name)
         .conv = conv,
         .scan = scan,
         .fuse = fuse,
+        .square_sums = square_sums,
         .swiglu = swiglu,
     };
 }

@@ -65,9 +65,27 @@ HY_INLINE vec vec_from_halves(__m128i halves, hymba_dtype dtype)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-/* LANES elements of a weight or cache row, at any address; INT8: signed bytes, without a scale. */
+/*
+ * Of fp8 numbers. Their bits, moved to where f16 has exponent and mantissa, are the numbers times
+ * 2^-8: the exponents' biases are 7 and 15. The carry of adding to NaN's mantissa fills the
+ * exponent.
+ */
+HY_INLINE vec vec_from_fp8(__m128i bytes)
+{
+    __m128i spread = _mm_slli_epi16(_mm_cvtepu8_epi16(bytes), 7);
+    __m128i magnitude = _mm_and_si128(spread, _mm_set1_epi16(0x3f80));
+    __m128i sign = _mm_slli_epi16(_mm_xor_si128(spread, magnitude), 1);
+    __m128i carry = _mm_add_epi16(magnitude, _mm_set1_epi16(0x80));
+    __m128i nan = _mm_and_si128(carry, _mm_set1_epi16(0x4000));
+    __m128i halves = _mm_or_si128(_mm_or_si128(sign, magnitude), nan);
+    return _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(256.0f));
+}
+
+/* LANES elements of a weight or cache row, at any address; INT8 and FP8 without a scale. */
 HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 {
+    if (dtype == HYMBA_DTYPE_FP8)
+        return vec_from_fp8(_mm_loadl_epi64((const __m128i_u *)p));
     if (dtype == HYMBA_DTYPE_INT8)
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)p)));
     if (dtype == HYMBA_DTYPE_F32)

@@ -66,9 +66,27 @@ HY_INLINE vec vec_from_halves(__m256i halves, hymba_dtype dtype)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* LANES elements of a weight or cache row, at any address; INT8: signed bytes, without a scale. */
+/*
+ * Of fp8 numbers. Their bits, moved to where f16 has exponent and mantissa, are the numbers times
+ * 2^-8: the exponents' biases are 7 and 15. The carry of adding to NaN's mantissa fills the
+ * exponent.
+ */
+HY_INLINE vec vec_from_fp8(__m128i bytes)
+{
+    __m256i spread = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 7);
+    __m256i magnitude = _mm256_and_si256(spread, _mm256_set1_epi16(0x3f80));
+    __m256i sign = _mm256_slli_epi16(_mm256_xor_si256(spread, magnitude), 1);
+    __m256i carry = _mm256_add_epi16(magnitude, _mm256_set1_epi16(0x80));
+    __m256i nan = _mm256_and_si256(carry, _mm256_set1_epi16(0x4000));
+    __m256i halves = _mm256_or_si256(_mm256_or_si256(sign, magnitude), nan);
+    return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0f));
+}
+
+/* LANES elements of a weight or cache row, at any address; INT8 and FP8 without a scale. */
 HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 {
+    if (dtype == HYMBA_DTYPE_FP8)
+        return vec_from_fp8(_mm_loadu_si128((const __m128i_u *)p));
     if (dtype == HYMBA_DTYPE_INT8)
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)p)));
     if (dtype == HYMBA_DTYPE_F32)
@@ -78,6 +96,8 @@ HY_INLINE vec vec_load_as(const unsigned char *p, hymba_dtype dtype)
 
 HY_INLINE vec vec_load_as_n(const unsigned char *p, hymba_dtype dtype, size_t n)
 {
+    if (dtype == HYMBA_DTYPE_FP8)
+        return vec_from_fp8(_mm_maskz_loadu_epi8(first_lanes(n), p));
     if (dtype == HYMBA_DTYPE_INT8)
         return _mm512_cvtepi32_ps(
             _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p)));
