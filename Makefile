@@ -57,7 +57,7 @@ EXAMPLE_SOURCES := $(sort $(wildcard examples/*.c))
 TEST_SOURCES := $(sort $(wildcard tests/*/test_*.c))
 HELPER_SOURCES := $(filter-out $(TEST_SOURCES),$(sort $(wildcard tests/*/*.c)))
 FAULT_SOURCES := $(filter tests/fault/%,$(HELPER_SOURCES))
-PLUGIN_SOURCES := tests/backend/guarded_device.c
+PLUGIN_SOURCES := tests/backend/guarded_device.c tests/backend/guarded_ranks.c
 SUPPORT_SOURCES := $(filter-out $(FAULT_SOURCES) $(PLUGIN_SOURCES),$(HELPER_SOURCES))
 FUZZ_SOURCES := $(filter tests/fuzz/%,$(SUPPORT_SOURCES))
 HARNESS_TESTS := $(sort $(wildcard tests/cuda/test_*.cpp))
@@ -139,7 +139,8 @@ $(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
 $(OBJ)/bench/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
 $(OBJ)/tests/cuda/test_goldens.o $(OBJ)/tests/cuda/test_graphs.o $(OBJ)/tests/cuda/test_launches.o \
-	$(OBJ)/tests/cuda/test_step_bytes.o: \
+	$(OBJ)/tests/cuda/test_step_bytes.o $(OBJ)/tests/cuda/test_group.o \
+	$(OBJ)/tests/cuda/test_public_ranks.o: \
 	INCLUDES = -Iinclude -Isrc -Itests/support -Itests/cuda
 
 $(OBJ)/%.o: %.c
@@ -206,7 +207,8 @@ $(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
 		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
-$(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler): \
+$(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler \
+	test_group test_ranks): \
 	| $(TEST_PLUGIN)
 
 # The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of
@@ -220,7 +222,8 @@ CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
 HARNESS_SOURCES := $(filter-out $(HARNESS_TESTS) tests/cuda/check_cuda.cpp, \
 	$(sort $(wildcard tests/cuda/*.cpp))) $(CUDA_SOURCES)
 harness_objects = $(patsubst %.cu,$(OBJ)/%.o,$(patsubst %.cpp,$(OBJ)/%.o,$(1)))
-CHECK_CUDA := tests/cuda/check_cuda.cpp tests/cuda/compare_ops.cpp
+CHECK_CUDA := tests/cuda/check_cuda.cpp tests/cuda/compare_ops.cpp tests/cuda/compare_step.cpp \
+	tests/cuda/compare_8bit.cpp tests/cuda/compare_ranks.cpp
 HARNESS := $(OBJ)/tests/libcuda-harness.a
 compile_harness = $(HARNESS_CXX) $(HARNESS_INCLUDES) $(HARNESS_FLAGS) $(CPPFLAGS) $(CFLAGS) \
 	-MMD -MP
@@ -252,7 +255,8 @@ $(HARNESS_PLUGIN): $(HARNESS) $(INTERNAL)
 		-Wl,--whole-archive $(HARNESS) -Wl,--no-whole-archive $(INTERNAL) $(LIBS)
 
 $(OBJ)/tests/cuda/test_goldens $(OBJ)/tests/cuda/test_graphs $(OBJ)/tests/cuda/test_launches \
-	$(OBJ)/tests/cuda/test_step_bytes: \
+	$(OBJ)/tests/cuda/test_step_bytes $(OBJ)/tests/cuda/test_group \
+	$(OBJ)/tests/cuda/test_public_ranks: \
 	| $(HARNESS_PLUGIN)
 
 # TESTS: programs and scripts by source path, with or without .c; all of them by default.
@@ -263,7 +267,8 @@ PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 TESTS_TO_RUN := $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
 # These begin first, so that at the end no long one runs alone.
 SLOW_TESTS := $(addprefix tests/,cuda/check_nvcc.sh cuda/check_models.sh cuda/test_goldens \
-	cuda/test_launches cuda/test_step_bytes languages/check_examples.sh run/test_batch \
+	cuda/test_ranks_forward cuda/test_ranks cuda/test_group cuda/test_launches \
+	cuda/test_step_bytes languages/check_examples.sh run/test_batch \
 	run/test_golden run/test_oracle run/test_calibrate fault/test_faults backend/test_device \
 	model/test_quantise hostile/test_memory_limits threads/test_cancel)
 
@@ -300,16 +305,18 @@ check-long:
 	+@$(MAKE) --no-print-directory fuzz
 
 # Left out: what counts or compares on whole models the launches that other tests make one by one.
-ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_launches.c \
-	test_step_bytes.c),$(TESTS))
+ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_group.c \
+	test_launches.c test_ranks_forward.c test_step_bytes.c) tests/model/test_shard.c,$(TESTS))
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
 		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(ASAN_TESTS)'
 
-# What never starts a thread has no races.
-TSAN_TESTS ?= $(filter-out $(foreach d,tensor format kernel text state fuzz backend abi cuda, \
-	tests/$d/%),$(TEST_SOURCES)) tests/text/test_tokenizer.c
+# What never starts a thread has no races; and what injects faults or reads hostile files makes the
+# calls that tests/run makes, too.
+TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c $(foreach d,tensor format kernel text model \
+	state fuzz backend abi cuda hostile,tests/$d/%),$(TEST_SOURCES)) tests/text/test_tokenizer.c \
+	tests/backend/test_group.c tests/backend/test_meeting.c
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
@@ -317,7 +324,8 @@ check-tsan:
 
 # valgrind runs some thirty times slower: only what needs no model of any size. It has no long
 # double of 80 bits, in which the reference of test_sampler_stages computes.
-VALGRIND_TESTS ?= $(filter-out tests/text/test_sampler_stages.c tests/model/test_quantise.c, \
+VALGRIND_TESTS ?= $(filter-out tests/text/test_sampler_stages.c tests/model/test_quantise.c \
+	tests/model/test_shard.c, \
 	$(filter $(foreach d,base tensor format text model state,tests/$d/%),$(TEST_SOURCES)))
 check-valgrind:
 	@.ci/setup.sh valgrind
@@ -326,9 +334,9 @@ check-valgrind:
 
 # AArch64, cross-compiled and run by an emulator, which has all instructions with ARM_CPU=max; other
 # processors have fewer: `qemu-aarch64 -cpu help` names them. It fails where a process with threads
-# forks, and does not limit a process's memory: test_thread needs both.
+# forks, and does not limit a process's memory: test_thread needs both. Files are the kernel's.
 ARM_CPU ?= max
-ARM_TESTS ?= $(filter-out tests/base/test_thread.c, \
+ARM_TESTS ?= $(filter-out tests/base/test_file.c tests/base/test_thread.c, \
 	$(filter $(foreach d,base tensor format kernel state,tests/$d/%),$(TEST_SOURCES))) \
 	tests/run/test_golden.c tests/run/check_instruction_sets.sh
 ARM := aarch64-linux-gnu
@@ -405,7 +413,7 @@ $(CUDA_PLUGIN): $(CUDA_OBJECTS) $(OBJ)/src/base/status.o cuda/plugin.map
 	$(call say,LD,$@)
 	$(Q)$(NVCC) -shared -cudart static $(CUDA_CODE) -o $@ $(CUDA_OBJECTS) $(OBJ)/src/base/status.o \
 		-Xlinker --version-script=cuda/plugin.map -L$(CUDA_LIBDIR) -Xlinker -rpath=$(CUDA_LIBDIR) \
-		-lcublasLt
+		-lcublasLt -ldl
 
 # The program knows the plug-in's table alone.
 build-check-cuda: build-cuda $(call harness_objects,$(CHECK_CUDA)) $(INTERNAL)

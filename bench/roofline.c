@@ -81,7 +81,7 @@ static void open_preset(const char *name, struct model *model)
 /* Types of weights and caches: what a column of the tables stands for. */
 struct types {
     hymba_dtype weights; /* BF16, INT8, INT4 */
-    hymba_dtype caches;  /* BF16 or F16, INT8 */
+    hymba_dtype caches;  /* BF16 or F16, INT8 or FP8 */
     hymba_dtype states;
 };
 
@@ -103,7 +103,7 @@ static double head_weight(const struct types *types)
 static double key_bytes(const struct model *model, const struct types *types)
 {
     double element = (double)hymba_dtype_size(types->caches);
-    double scales = types->caches == HYMBA_DTYPE_INT8 ? 2 * sizeof(float) : 0;
+    double scales = element == 1 ? 2 * sizeof(float) : 0;
     return model->info.n_kv_heads *
            ((model->info.qk_head_size + model->info.v_head_size) * element + scales);
 }

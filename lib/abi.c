@@ -40,6 +40,7 @@ static const struct {
      "The content is valid, but not supported by this library."},
     {HYMBA_ERROR_MISSING, "HYMBA_ERROR_MISSING", "The model lacks what the call needs."},
     {HYMBA_ERROR_DEVICE, "HYMBA_ERROR_DEVICE", "The device cannot be used or has failed."},
+    {HYMBA_ERROR_TIMEOUT, "HYMBA_ERROR_TIMEOUT", "Another rank did not come or answer in time."},
     {HYMBA_ERROR_BUSY, "HYMBA_ERROR_BUSY", "Another call is running on this context."},
     {HYMBA_ERROR_STATE, "HYMBA_ERROR_STATE", "The object cannot do this in its present state."},
     {HYMBA_ERROR_CANCELLED, "HYMBA_ERROR_CANCELLED", "The call was cancelled."},

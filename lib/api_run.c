@@ -3,8 +3,9 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "run/group.h"
+#include "run/group_calls.h"
 #include "run/measure.h"
-#include "run/decode.h"
 #include "text/sampler.h"
 
 void hymba_context_params_init(hymba_context_params *params, size_t size)
@@ -24,14 +25,28 @@ void hymba_session_params_init(hymba_session_params *params, size_t size)
 
 /* ---------------------------------------------------------------- context */
 
-/* The caller's executor is a sized struct of its own: *executor becomes its complete copy. */
-static hymba_status read_context_params(hymba_context_params *params, hymba_executor *executor,
+/* A caller's parameters, and what they name: sized structs of their own, all complete here. */
+struct complete_params {
+    hymba_context_params context;
+    hymba_executor executor;
+    hymba_ranks ranks;
+    hymba_host host;
+};
+
+static hymba_status read_context_params(struct complete_params *params,
                                         const hymba_context_params *given, hymba_error *error)
 {
-    hymba_status status = hy_read_struct(params, sizeof *params, given, "params", error);
-    if (status == HYMBA_OK && params->executor) {
-        status = hy_read_struct(executor, sizeof *executor, params->executor, "executor", error);
-        params->executor = executor;
+    hymba_context_params *context = &params->context;
+    hymba_status status = hy_read_struct(context, sizeof *context, given, "params", error);
+    if (status == HYMBA_OK && context->executor) {
+        status = hy_read_struct(&params->executor, sizeof params->executor, context->executor,
+                                "executor", error);
+        context->executor = &params->executor;
+    }
+    if (status == HYMBA_OK && context->ranks) {
+        status =
+            hy_read_struct(&params->ranks, sizeof params->ranks, context->ranks, "ranks", error);
+        context->ranks = &params->ranks;
     }
     return status;
 }
@@ -39,21 +54,20 @@ static hymba_status read_context_params(hymba_context_params *params, hymba_exec
 hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *given,
                                   hymba_context **context, hymba_error *error)
 {
-    hymba_context_params params;
-    hymba_executor executor;
-    hymba_host host;
+    struct complete_params params;
     hymba_status status = hy_require(context, "context", error);
     if (status != HYMBA_OK)
         return status;
     *context = NULL;
     status = hy_require(model, "model", error);
     if (status == HYMBA_OK)
-        status = read_context_params(&params, &executor, given, error);
-    if (status == HYMBA_OK && params.host) {
-        status = hy_read_struct(&host, sizeof host, params.host, "host", error);
-        params.host = &host;
+        status = read_context_params(&params, given, error);
+    if (status == HYMBA_OK && params.context.host) {
+        status = hy_read_struct(&params.host, sizeof params.host, params.context.host, "host",
+                                error);
+        params.context.host = &params.host;
     }
-    return status == HYMBA_OK ? hy_context_create(model, &params, context, error) : status;
+    return status == HYMBA_OK ? hy_context_create(model, &params.context, context, error) : status;
 }
 
 hymba_context *hymba_context_retain(hymba_context *context)
@@ -73,7 +87,7 @@ hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_
     if (status != HYMBA_OK)
         return status;
     hymba_context_info complete = {
-        .device = context->backend.device,
+        .device = hy_group_device(context),
         .cpu = context->backend.name,
         .n_threads = hy_pool_threads(context->backend.pool),
         .max_step_tokens = (uint32_t)context->workspace.rows,
@@ -81,6 +95,8 @@ hymba_status hymba_context_get_info(const hymba_context *context, hymba_context_
         .state_type = context->layout.state_type,
         .compute = context->compute,
         .workspace_bytes = atomic_load(&context->memory.used),
+        .rank = context->ranks.rank,
+        .world_size = context->ranks.world_size,
     };
     return hy_write_struct(info, &complete, sizeof complete, "info", error);
 }
@@ -126,7 +142,8 @@ hymba_status hymba_context_measure_kernels(hymba_context *context, int32_t on, h
         status = hy_context_enter(context, error);
     if (status != HYMBA_OK)
         return status;
-    hy_kernel_times_set(context, on == 1);
+    for (uint32_t rank = 0; rank < hy_group_size(context); rank++) /* their steps are alike */
+        hy_kernel_times_set(hy_group_context(context, rank), on == 1);
     hy_context_leave(context);
     return HYMBA_OK;
 }
@@ -185,18 +202,17 @@ hymba_status hymba_model_get_memory_info(const hymba_model *model,
                                          const hymba_context_params *given,
                                          hymba_memory_info *info, hymba_error *error)
 {
-    hymba_context_params params;
-    hymba_executor executor;
+    struct complete_params params;
     hymba_memory_info complete;
     hymba_status status = hy_require(model, "model", error);
     if (status == HYMBA_OK)
         status = hy_require(info, "info", error);
     if (status == HYMBA_OK)
-        status = read_context_params(&params, &executor, given, error);
+        status = read_context_params(&params, given, error);
     if (status == HYMBA_OK)
         status = hy_read_struct(&complete, sizeof complete, info, "info", error);
     if (status == HYMBA_OK)
-        status = hy_context_memory(model, &params, &complete, error);
+        status = hy_context_memory(model, &params.context, &complete, error);
     return status == HYMBA_OK
                ? hy_write_struct(info, &complete, sizeof complete, "info", error)
                : status;
@@ -223,7 +239,7 @@ hymba_status hymba_session_create(hymba_context *context, const hymba_session_pa
         status = hy_context_enter(context, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_create(context, &params, session, error);
+    status = hy_group_create_session(context, &params, session, error);
     hy_context_leave(context);
     return status;
 }
@@ -249,7 +265,7 @@ hymba_status hymba_session_reset(hymba_session *session, hymba_error *error)
     hymba_status status = enter_session(session, error);
     if (status != HYMBA_OK)
         return status;
-    hy_session_reset(session);
+    hy_group_reset(session);
     hy_context_leave(session->context);
     return HYMBA_OK;
 }
@@ -259,7 +275,7 @@ hymba_status hymba_session_reserve(hymba_session *session, uint64_t n_tokens, hy
     hymba_status status = enter_session(session, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_reserve(session, n_tokens, error);
+    status = hy_group_reserve(session, n_tokens, error);
     hy_context_leave(session->context);
     return status;
 }
@@ -296,7 +312,7 @@ hymba_status hymba_session_append(hymba_session *session, const int32_t *tokens,
         return status;
     struct hy_item item = {
         .session = session, .tokens = tokens, .n_tokens = n_tokens, .logits = logits};
-    status = hy_decode(session->context, &item, 1, error);
+    status = hy_group_decode(session->context, &item, 1, error);
     hy_context_leave(session->context);
     return status;
 }
@@ -378,7 +394,7 @@ static hymba_status decode_items(hymba_context *context, const hymba_batch_item 
     }
     if (status == HYMBA_OK)
         status = refuse_repeated(list, n_items, error);
-    return status == HYMBA_OK ? hy_decode(context, list, n_items, error) : status;
+    return status == HYMBA_OK ? hy_group_decode(context, list, n_items, error) : status;
 }
 
 enum { FIRST_ITEM = offsetof(hymba_batch_item, sampler) }; /* its size in the first header */
@@ -439,7 +455,7 @@ hymba_status hymba_session_score(hymba_session *session, const int32_t *tokens, 
         status = hy_context_enter(session->context, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_score(session, tokens, n_tokens, log_probabilities, error);
+    status = hy_group_score(session, tokens, n_tokens, log_probabilities, error);
     hy_context_leave(session->context);
     return status;
 }

@@ -3,6 +3,7 @@
 
 #include "abi.h"
 #include "run/branch.h"
+#include "run/group_calls.h"
 #include "run/saved_session.h"
 
 /* What every one of these calls begins and ends with. */
@@ -42,7 +43,7 @@ hymba_status hymba_session_fork(hymba_session *session, hymba_session **fork,
         status = enter(session, &complete, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_fork(session, fork, &complete, error);
+    status = hy_group_fork(session, fork, &complete, error);
     return leave(session->context, status, &complete, info, error);
 }
 
@@ -58,7 +59,7 @@ hymba_status hymba_session_snapshot(hymba_session *session, const char *name,
         status = enter(session, &complete, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_snapshot(session, name, &complete, error);
+    status = hy_group_snapshot(session, name, &complete, error);
     return leave(session->context, status, &complete, info, error);
 }
 
@@ -116,13 +117,7 @@ hymba_status hymba_session_drop_snapshot(hymba_session *session, uint64_t length
     hymba_status status = enter(session, &complete, error);
     if (status != HYMBA_OK)
         return status;
-    struct hy_snapshot_list *list = &session->snapshots;
-    size_t index = hy_snapshot_list_find(list, length);
-    if (index < list->count && list->items[index]->length == length)
-        hy_snapshot_list_remove(list, index);
-    else
-        status = hy_fail(error, HYMBA_ERROR_STATE, "there is no snapshot of length %llu",
-                         (unsigned long long)length);
+    status = hy_group_drop_snapshot(session, length, error);
     hy_context_leave(session->context);
     return status;
 }
@@ -138,7 +133,7 @@ hymba_status hymba_session_rewind(hymba_session *session, uint64_t length, int32
         status = enter(session, &complete, error);
     if (status != HYMBA_OK)
         return status;
-    status = hy_session_rewind(session, length, mode, &complete, error);
+    status = hy_group_rewind(session, length, mode, &complete, error);
     return leave(session->context, status, &complete, info, error);
 }
 

@@ -79,6 +79,7 @@ static void describe(struct option_set *set, struct batch_options *options)
     option_flag(set, 0, "special", &options->special,
                 "read the text of special tokens in prompts as these tokens");
     add_compute_options(set, &options->compute);
+    add_rank_options(set, &options->compute.ranks);
 }
 
 /* ------------------------------------------------------------------ prompts */
@@ -202,6 +203,17 @@ static void add_text(struct place *place, const char *text, size_t length)
     place->text.size += length;
 }
 
+/* The prompt's result is why it failed; the others go on. */
+static int end_failed(struct run *run, struct place *place, const char *message)
+{
+    size_t index = place->index;
+    run->n_failed++;
+    run->results[index] =
+        need_json(json_pack("{s:I, s:s}", "index", (json_int_t)index, "error", message));
+    clear_place(place);
+    return print_results(run, index);
+}
+
 static int take_event(struct run *run, const hymba_request_event *event)
 {
     struct place *place = event->user;
@@ -213,13 +225,9 @@ static int take_event(struct run *run, const hymba_request_event *event)
     add_text(place, event->text, event->length);
     if (event->kind == HYMBA_EVENT_TOKEN)
         return STATUS_OK;
-    if (event->kind == HYMBA_EVENT_FAILED) {
-        run->n_failed++;
-        run->results[index] = need_json(json_pack("{s:I, s:s}", "index", (json_int_t)index,
-                                                  "error", event->message));
-    } else {
-        run->results[index] = need_json(describe_text(run, place, event->stop));
-    }
+    if (event->kind == HYMBA_EVENT_FAILED)
+        return end_failed(run, place, event->message);
+    run->results[index] = need_json(describe_text(run, place, event->stop));
     clear_place(place);
     return print_results(run, index);
 }
@@ -262,18 +270,23 @@ static int add_request(struct run *run, struct place *place)
     hymba_status status =
         hymba_scheduler_add(run->scheduler, place->session, place->sampler, prompt->items,
                             prompt->count, &params, &place->request, &error);
-    return status == HYMBA_OK ? STATUS_OK : fail_library(NULL, status, &error);
+    return status == HYMBA_OK ? STATUS_OK : end_failed(run, place, error.message);
 }
 
-/* The next prompt takes the place. */
-static int start_prompt(struct run *run, struct place *place)
+/* The next prompt takes the place; *full: not before a text has ended, whose memory it needs. */
+static int start_prompt(struct run *run, struct place *place, bool *full)
 {
     hymba_error error;
     hymba_error_init(&error, sizeof error);
     place->index = run->n_started++;
     hymba_status result = hymba_session_create(run->context, NULL, &place->session, &error);
+    if (result == HYMBA_ERROR_MEMORY && hymba_scheduler_count(run->scheduler) > 0) {
+        run->n_started--;
+        *full = true;
+        return STATUS_OK;
+    }
     if (result != HYMBA_OK)
-        return fail_library(NULL, result, &error);
+        return end_failed(run, place, error.message);
     int status = STATUS_OK;
     if (run->options->count > 0) /* to the library 0 means no limit: then the prompt only */
         status = create_primed_sampler(run, place);
@@ -283,9 +296,11 @@ static int start_prompt(struct run *run, struct place *place)
 static int fill_places(struct run *run)
 {
     int status = STATUS_OK;
-    for (size_t i = 0; i < run->options->parallel && status == STATUS_OK; i++)
-        if (!run->places[i].session && run->n_started < run->n_prompts)
-            status = start_prompt(run, &run->places[i]);
+    bool full = false;
+    for (size_t i = 0; i < run->options->parallel; i++)
+        while (status == STATUS_OK && !full && !run->places[i].session &&
+               run->n_started < run->n_prompts)
+            status = start_prompt(run, &run->places[i], &full);
     return status;
 }
 
@@ -371,7 +386,7 @@ static int prepare(struct run *run)
     return status;
 }
 
-static int report(const struct run *run, double seconds)
+static void print_figures(const struct run *run, double seconds)
 {
     fprintf(stderr,
             "%zu texts, %" PRIu64 " prompt tokens, %" PRIu64 " generated tokens: %.1f tokens/s; "
@@ -379,6 +394,12 @@ static int report(const struct run *run, double seconds)
             run->n_prompts, run->n_prompt_tokens, run->n_generated,
             seconds > 0 ? (double)(run->n_prompt_tokens + run->n_generated) / seconds : 0,
             run->options->sampling.seed);
+}
+
+static int report(const struct run *run, double seconds)
+{
+    if (!output_is_silent())
+        print_figures(run, seconds);
     if (run->n_failed > 0)
         return fail("%zu of %zu prompts failed", run->n_failed, run->n_prompts);
     return STATUS_OK;
@@ -411,6 +432,9 @@ int verb_batch(int argc, char **argv)
     sampling_defaults(&options.sampling);
     describe(&set, &options);
     if (!options_parse(&set, argc, argv, &status))
+        return status;
+    status = settle_ranks(&set, &options.compute.ranks);
+    if (status != STATUS_OK)
         return status;
     for (size_t i = 0; i < options.stop.count; i++)
         if (options.stop.items[i][0] == '\0')

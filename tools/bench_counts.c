@@ -53,7 +53,8 @@ int bench_step_bytes(const struct bench *bench, uint64_t tokens, uint64_t batch,
     if (status == STATUS_OK)
         status = count_cache_entries(bench, tokens, &entries);
     hymba_dtype cache_type = bench->context_info.cache_type;
-    size_t scale_bytes = cache_type == HYMBA_DTYPE_INT8 ? sizeof(float) : 0; /* of each vector */
+    bool scaled = cache_type == HYMBA_DTYPE_INT8 || cache_type == HYMBA_DTYPE_FP8;
+    size_t scale_bytes = scaled ? sizeof(float) : 0; /* of each vector */
     double entry_bytes = (double)bench->info.n_kv_heads *
                          ((double)(bench->info.qk_head_size + bench->info.v_head_size) *
                               (double)hymba_dtype_size(cache_type) +

@@ -69,6 +69,7 @@ static void describe(struct option_set *set, struct generate_options *options)
                 "print one JSON object at the end instead of the text: text, ids,\n"
                 "prompt_tokens, prefill_tok_per_s, decode_tok_per_s, stop, seed");
     add_compute_options(set, &options->compute);
+    add_rank_options(set, &options->compute.ranks);
 }
 
 /* ------------------------------------------------------------- preparation */
@@ -277,6 +278,8 @@ static int report(const struct run *run)
     putchar('\n');
     if (!output_arrived())
         return fail_output();
+    if (output_is_silent())
+        return STATUS_OK;
     fprintf(stderr,
             "prompt: %zu tokens, %.1f tokens/s; generated: %zu tokens, %.1f tokens/s; "
             "stop: %s; seed: %" PRIu64 "\n",
@@ -307,6 +310,9 @@ int verb_generate(int argc, char **argv)
     sampling_defaults(&options.sampling);
     describe(&set, &options);
     if (!options_parse(&set, argc, argv, &status))
+        return status;
+    status = settle_ranks(&set, &options.compute.ranks);
+    if (status != STATUS_OK)
         return status;
     status = check_options(&options);
     if (status == STATUS_OK)

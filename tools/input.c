@@ -7,6 +7,7 @@
 
 #include "interrupt.h"
 #include "output.h"
+#include "ranks.h"
 
 static const char *name_of(const char *path)
 {
@@ -19,6 +20,8 @@ int read_bytes(const char *path, struct bytes *bytes)
     int status = STATUS_OK;
     bytes->data = NULL;
     bytes->size = 0;
+    if (strcmp(path, "-") == 0 && ranks_are_several())
+        return fail("several ranks cannot share standard input: give a file");
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!file)
         return fail("%s: %s", path, strerror(errno));

@@ -19,16 +19,18 @@ void add_compute_options(struct option_set *set, struct compute_options *compute
     option_choice(set, 0, "quantize", "q8|q4|int8|int4", &compute->quantize,
                   "quantise the weights while loading (default: as stored)");
     add_threads_option(set, compute);
-    option_choice(set, 0, "device", "cpu|cuda|cuda:N", &compute->device,
-                  "where to compute: the processor, or the first or the\n"
-                  "N-th CUDA device, counted from 0 (default: cpu)");
+    option_choice(set, 0, "device", "cpu|cuda|cuda:N,...", &compute->device,
+                  "where to compute: the processor, the first or the\n"
+                  "N-th CUDA device, counted from 0, or several of them\n"
+                  "together, as in cuda:0,1 (default: cpu)");
     option_choice(set, 0, "cpu", "best|generic|avx2|avx512|amx|neon", &compute->cpu,
                   "instruction set (default: $HYMBA_CPU, or best)");
-    option_choice(set, 0, "compute", "f32|bf16|int8", &compute->compute,
+    option_choice(set, 0, "compute", "f32|bf16|int8|fp8", &compute->compute,
                   "arithmetic of products with weights (default:\n"
                   "int8 if they are quantised, bf16 if they are and the\n"
-                  "processor has instructions for it, else f32)");
-    option_choice(set, 0, "cache-type", "f32|f16|bf16|int8", &compute->cache_type,
+                  "processor has instructions for it, else f32); fp8\n"
+                  "needs a device that has it");
+    option_choice(set, 0, "cache-type", "f32|f16|bf16|int8|fp8", &compute->cache_type,
                   "type of cached keys and values (default: f32)");
     option_choice(set, 0, "state-type", "f32|f16|bf16", &compute->state_type,
                   "type of SSM and convolution state (default: f32)");
@@ -43,6 +45,7 @@ void fill_context_params(const struct compute_options *compute, hymba_context_pa
     params->compute = hymba_compute_from_name(compute->compute);
     params->cache_type = hymba_dtype_from_name(compute->cache_type);
     params->state_type = hymba_dtype_from_name(compute->state_type);
+    params->ranks = compute->ranks.ranks.struct_size > 0 ? &compute->ranks.ranks : NULL;
 }
 
 static void start_error(hymba_error *error)

@@ -10,6 +10,7 @@
 
 #include "hymba.h"
 #include "options.h"
+#include "ranks.h"
 
 /* How a context is to be made. */
 struct compute_options {
@@ -20,6 +21,7 @@ struct compute_options {
     const char *cache_type;
     const char *state_type;
     const char *quantize;
+    struct rank_options ranks;
 };
 
 /* Adds --threads alone, for verbs that make no context. */
@@ -28,7 +30,7 @@ void add_threads_option(struct option_set *set, struct compute_options *compute)
 /* Adds --quantize, --threads, --device, --cpu, --cache-type and --state-type. */
 void add_compute_options(struct option_set *set, struct compute_options *compute);
 
-/* The options as the library's parameters. */
+/* The options as the library's parameters, which point to compute's. */
 void fill_context_params(const struct compute_options *compute, hymba_context_params *params);
 
 /* Opens a model directory, or the demo model for NULL; flags are HYMBA_MODEL_... quantize is the

@@ -32,6 +32,7 @@ static void describe(struct option_set *set, struct logits_options *options)
     option_integer(set, 0, "chunk", &options->chunk, 1, 1u << 30,
                    "tokens fed in one call (default: all)");
     add_compute_options(set, &options->compute);
+    add_rank_options(set, &options->compute.ranks);
 }
 
 static int write_chunks(hymba_session *session, const struct ids *ids, uint64_t chunk,
@@ -98,6 +99,11 @@ int verb_logits(int argc, char **argv)
     describe(&set, &options);
     if (!options_parse(&set, argc, argv, &status))
         return status;
+    status = settle_ranks(&set, &options.compute.ranks);
+    if (status != STATUS_OK)
+        return status;
+    if (output_is_silent())
+        options.out = "/dev/null"; /* rank 0 writes the file */
     status = ids_read(options.tokens, &ids);
     if (status == STATUS_OK)
         status = open_model(options.model, HYMBA_MODEL_NO_TOKENIZER, options.compute.quantize,

@@ -179,14 +179,25 @@ static int set_list(const struct option_set *set, const struct option *option, c
     return STATUS_OK;
 }
 
-/* Whether the text is a choice of that width; an N at a choice's end stands for digits. */
+/* Numbers with commas between them. */
+static bool is_list(const char *text)
+{
+    for (;; text++) {
+        size_t digits = strspn(text, "0123456789");
+        text += digits;
+        if (digits == 0 || *text != ',')
+            return digits > 0 && *text == '\0';
+    }
+}
+
+/* Whether the text is a choice of that width; "N,..." at a choice's end stands for a list. */
 static bool is_choice(const char *choice, size_t width, const char *text)
 {
-    size_t length = strlen(text), same = choice[width - 1] == 'N' ? width - 1 : width;
-    if (same == width)
-        return length == width && memcmp(choice, text, width) == 0;
-    return length >= width && memcmp(choice, text, same) == 0 &&
-           strspn(text + same, "0123456789") == length - same;
+    static const char list[] = "N,...";
+    size_t ending = sizeof list - 1;
+    if (width < ending || memcmp(choice + width - ending, list, ending) != 0)
+        return strlen(text) == width && memcmp(choice, text, width) == 0;
+    return strncmp(choice, text, width - ending) == 0 && is_list(text + width - ending);
 }
 
 static int set_choice(const struct option_set *set, const struct option *option,

@@ -1,6 +1,7 @@
 #include "output.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,25 @@ int wrong_usage(const char *verb, const char *format, ...)
         snprintf(line, sizeof line, "%s; see 'hymba --help'", text);
     print_line(line);
     return STATUS_USAGE;
+}
+
+/* Of the process, as its standard streams are. */
+static bool silent;
+
+int output_silence(void)
+{
+    int nothing = open("/dev/null", O_WRONLY);
+    bool good = nothing >= 0 && fflush(stdout) == 0 && dup2(nothing, STDOUT_FILENO) >= 0;
+    int code = errno;
+    if (nothing >= 0)
+        close(nothing);
+    silent = good;
+    return good ? STATUS_OK : fail("/dev/null: %s", strerror(code));
+}
+
+bool output_is_silent(void)
+{
+    return silent;
 }
 
 bool output_arrived(void)
@@ -159,7 +179,8 @@ void progress_begin(const char *what, const char *unit)
 void progress_step(uint64_t done, uint64_t total)
 {
     double now = seconds_now();
-    if (now - line.begun < 1 || now - line.shown_at < 0.2 || !isatty(STDERR_FILENO))
+    if (now - line.begun < 1 || now - line.shown_at < 0.2 || silent ||
+        !isatty(STDERR_FILENO))
         return;
     line.shown_at = now;
     if (total)
@@ -188,11 +209,12 @@ static int32_t show_phase(void *user, int32_t phase, uint64_t done, uint64_t tot
         [HYMBA_PHASE_PREFILL] = {"prompt", "tokens"},
         [HYMBA_PHASE_WRITE] = {"writing", "bytes"},
         [HYMBA_PHASE_QUANTIZE] = {"quantising", "bytes"},
+        [HYMBA_PHASE_MEETING] = {"waiting for ranks", "ranks"},
     };
     (void)user;
     if (interrupted())
         return 1;
-    if (line.own || phase < HYMBA_PHASE_LOAD || phase > HYMBA_PHASE_QUANTIZE)
+    if (line.own || phase < HYMBA_PHASE_LOAD || phase > HYMBA_PHASE_MEETING)
         return 0;
     if (line.what != phases[phase].what)
         start_line(phases[phase].what, phases[phase].unit, false);

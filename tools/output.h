@@ -38,6 +38,12 @@ int fail_interrupted(void);
 /* One line on wrong usage of a verb (NULL: of the command); the result is STATUS_USAGE. */
 int wrong_usage(const char *verb, const char *format, ...) TOOLS_FORMAT(2, 3);
 
+/* From now on nothing is printed but errors. An exit status. */
+int output_silence(void);
+
+/* Whether so: what would go to stderr and is no error must then not be printed. */
+bool output_is_silent(void);
+
 /* Flushes standard output; whether everything printed so far arrived. */
 bool output_arrived(void);
 

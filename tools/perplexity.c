@@ -56,6 +56,7 @@ static void describe(struct option_set *set, struct perplexity_options *options)
                 "print a JSON object: nll (mean per token, natural logarithm),\n"
                 "ppl, tokens, tok_per_s");
     add_compute_options(set, &options->compute);
+    add_rank_options(set, &options->compute.ranks);
 }
 
 /* ------------------------------------------------------------- preparation */
@@ -272,6 +273,9 @@ int verb_perplexity(int argc, char **argv)
     int status;
     describe(&set, &options);
     if (!options_parse(&set, argc, argv, &status))
+        return status;
+    status = settle_ranks(&set, &options.compute.ranks);
+    if (status != STATUS_OK)
         return status;
     if (!options.file == !options.tokens)
         return wrong_usage("perplexity", "give one of -f TEXT and --tokens FILE");

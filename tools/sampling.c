@@ -11,6 +11,7 @@
 #include "ids.h"
 #include "library.h"
 #include "output.h"
+#include "ranks.h"
 
 void sampling_defaults(struct sampling_options *options)
 {
@@ -101,7 +102,8 @@ void add_sampling_options(struct option_set *set, struct sampling_options *optio
                  "add to the logit of a token, '29905-1.5' or '29905-inf'; may be\n"
                  "given several times");
     option_integer(set, 0, "seed", &options->seed, 0, INT64_MAX,
-                   "of the random choice (default: another one each time, printed)");
+                   "of the random choice (default: another one each time, printed;\n"
+                   "0 if there are several ranks)");
 }
 
 /* ----------------------------------------------------------------- values */
@@ -161,7 +163,7 @@ static int read_logit_bias(const char *verb, const char *text, hymba_logit_bias 
 int finish_sampling_options(const struct option_set *set, struct sampling_options *options)
 {
     if (!option_given(set, "seed"))
-        options->seed = random_seed();
+        options->seed = ranks_are_several() ? 0 : random_seed(); /* all ranks choose alike */
     int status = read_window(set->verb, "repeat-last-n", options->repeat_last_n,
                              &options->repeat_tokens);
     if (status == STATUS_OK)

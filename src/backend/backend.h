@@ -64,4 +64,13 @@ void hy_backend_swiglu(struct hy_backend *, const struct hy_swiglu_args *, size_
 /* On a plug-in's device; the CPU has the sampler itself. */
 void hy_backend_sample(struct hy_backend *, const struct hy_sample_args *);
 
+/* Among ranks (device.h), so on a plug-in's device alone: a CPU cannot join, and is asked for
+ * nothing else of these. */
+hymba_status hy_backend_join(struct hy_backend *, const struct hy_join_args *,
+                             hymba_error *error);
+hymba_status hy_backend_exchange(struct hy_backend *, const void *mine, void *all, size_t bytes,
+                                 hymba_error *error);
+void hy_backend_square_sums(struct hy_backend *, const struct hy_square_sums_args *, size_t rows);
+void hy_backend_all_sum(struct hy_backend *, const struct hy_all_sum_args *, size_t rows);
+
 #endif

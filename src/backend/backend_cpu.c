@@ -428,3 +428,51 @@ void hy_backend_sample(struct hy_backend *backend, const struct hy_sample_args *
         plugin->ops->sample(plugin->device, args);
     end_op(backend, HY_OP_SAMPLE, args, args->n_rows);
 }
+
+static void square_sums_work(void *argument, size_t begin, size_t end, unsigned thread)
+{
+    const struct call *call = argument;
+    (void)thread;
+    call->backend->kernels.square_sums(call->args, begin, end);
+}
+
+void hy_backend_square_sums(struct hy_backend *backend, const struct hy_square_sums_args *args,
+                            size_t rows)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    struct call call = {backend, args};
+    begin_op(backend);
+    if (!plugin)
+        hy_pool_run(backend->pool, square_sums_work, &call, rows, grain_for(args->n * 4), 1);
+    else if (!plugin->failed)
+        plugin->ops->square_sums(plugin->device, args, rows);
+    end_op(backend, HY_OP_SQUARE_SUMS, args, rows);
+}
+
+void hy_backend_all_sum(struct hy_backend *backend, const struct hy_all_sum_args *args, size_t rows)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    begin_op(backend);
+    if (plugin && !plugin->failed)
+        plugin->ops->all_sum(plugin->device, args, rows);
+    end_op(backend, HY_OP_ALL_SUM, args, rows);
+}
+
+static hymba_status refuse_ranks(hymba_error *error)
+{
+    return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                   "the CPU cannot be one of several ranks: only devices of a plug-in can");
+}
+
+hymba_status hy_backend_join(struct hy_backend *backend, const struct hy_join_args *args,
+                             hymba_error *error)
+{
+    return backend->plugin ? hy_plugin_join(backend->plugin, args, error) : refuse_ranks(error);
+}
+
+hymba_status hy_backend_exchange(struct hy_backend *backend, const void *mine, void *all,
+                                 size_t bytes, hymba_error *error)
+{
+    return backend->plugin ? hy_plugin_exchange(backend->plugin, mine, all, bytes, error)
+                           : refuse_ranks(error);
+}

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { HY_DEVICE_INTERFACE = 2 };
+enum { HY_DEVICE_INTERFACE = 3 };
 
 /* A device may multiply panels of so many rows: where there is room for whole ones behind the rows
  * that count (hy_matmul_args), nothing is copied for that. */
@@ -32,7 +32,7 @@ struct hy_device; /* of the plug-in */
 struct hy_device_params {
     size_t struct_size;
     int index;            /* which device of the plug-in's */
-    int compute;          /* HYMBA_COMPUTE_F32 or HYMBA_COMPUTE_BF16 */
+    int compute;          /* HYMBA_COMPUTE_..., none of them DEFAULT */
     /* what a user may want to know, a line at a time; level: HYMBA_LOG_... */
     void (*log)(void *user, int level, const char *line);
     void *log_user;
@@ -70,12 +70,25 @@ struct hy_convert_args {
     size_t n;
 };
 
+enum { HY_UNIQUE_ID_BYTES = 128 };
+
+/* A device's place among those that compute a part of every layer each. */
+struct hy_join_args {
+    uint32_t rank, world_size; /* rank < world_size */
+    const unsigned char *id;   /* HY_UNIQUE_ID_BYTES, of make_id: the same on all ranks */
+    uint32_t timeout_ms;       /* 1 or more: of join, and of every later wait for other ranks */
+    /* asked while others are waited for: whether that is of no use any more; NULL: it never is */
+    int (*is_abandoned)(const void *user);
+    const void *abandoned_user;
+};
+
 struct hy_device_ops {
     uint32_t interface_version; /* HY_DEVICE_INTERFACE */
     size_t struct_size;
 
     /* DEVICE if there is no such device or driver, or one that is too old; MEMORY if the host or
-     * the device has none left for it. */
+     * the device has none left for it; UNSUPPORTED if the device has no units for params->compute.
+     */
     hymba_status (*open)(const struct hy_device_params *params, struct hy_device **device,
                          hymba_error *error);
     void (*close)(struct hy_device *device);
@@ -93,7 +106,8 @@ struct hy_device_ops {
 
     /* Rows and meaning as in kernel.h; whole ops. With rows rounded to BF16, matmul may round
      * quantised weights to bf16, too. Matrices lie at multiples of 256, and so do their scales;
-     * rounded rows at multiples of 16. */
+     * rounded rows at multiples of 16. To types of 8 bits rows are rounded with one scale each, and
+     * by norm, fusion, SwiGLU and round alone. */
     void (*embed)(struct hy_device *device, const struct hy_embed_args *args, size_t rows);
     void (*rms_norm)(struct hy_device *device, const struct hy_rms_norm_args *args, size_t rows);
     void (*norm_parts)(struct hy_device *device, const struct hy_norm_parts_args *args,
@@ -109,6 +123,12 @@ struct hy_device_ops {
     void (*fuse)(struct hy_device *device, const struct hy_fuse_args *args, size_t rows);
     void (*swiglu)(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows);
 
+    /* Of a device that has joined others. All ranks call all_sum for the same rows of the same n
+     * in the same order. */
+    void (*square_sums)(struct hy_device *device, const struct hy_square_sums_args *args,
+                        size_t rows);
+    void (*all_sum)(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows);
+
     /* The rows and their changes lie in the host's memory, logits and tokens in the device's. */
     void (*sample)(struct hy_device *device, const struct hy_sample_args *args);
 
@@ -117,14 +137,34 @@ struct hy_device_ops {
      * sequence, and nothing else is. They may be kept and queued together by end_step, which drops
      * them if they are not to run; without having run they may already have. Steps whose ops differ
      * in the lists of sequences alone may then cost less than the calls do. Lists may cover fewer
-     * rows than the step has; its last rows are of nobody then, and may hold any numbers.
+     * rows than the step has; its last rows are of nobody then, and may hold any numbers. What any
+     * of these ops names is not released before end_step has returned: its work may only then be
+     * queued.
      */
     void (*begin_step)(struct hy_device *device, size_t rows);
     void (*end_step)(struct hy_device *device, bool run);
 
     /* Waits for all that was queued; the first failure since it was last asked. NO_MEMORY of a
-     * workspace that could not grow leaves the device usable. */
+     * workspace that could not grow leaves the device usable. With other ranks it waits as long as
+     * join said: TIMEOUT if one is missing by then, after which the device has failed for good. */
     hymba_status (*finish)(struct hy_device *device, hymba_error *error);
+
+    /* An id for ranks that are to find each other; one of them makes it. UNSUPPORTED if the plug-in
+     * was built without what joins devices; DEVICE if that cannot be had here. */
+    hymba_status (*make_id)(unsigned char *id, hymba_error *error);
+
+    /* Waits for all ranks, once in the device's life, before any op. TIMEOUT if one is missing, or
+     * this one is abandoned; UNSUPPORTED as make_id, and for devices that cannot take part.
+     * Whatever fails here but for lack of MEMORY fails the device for good. */
+    hymba_status (*join)(struct hy_device *device, const struct hy_join_args *args,
+                         hymba_error *error);
+
+    /* Bytes of the host's memory from every rank to every rank: all is [world_size][bytes]. All
+     * ranks call it with as many bytes, not within a step. It waits for all that was queued, too,
+     * and fails as finish does; but a failure that leaves the device usable stays for finish to
+     * tell, and neither keeps a rank from taking part here nor from its part in all_sum. */
+    hymba_status (*exchange)(struct hy_device *device, const void *mine, void *all, size_t bytes,
+                             hymba_error *error);
 };
 
 /* What a plug-in exports under HY_DEVICE_ENTRY: its table, or NULL if it does not have the

@@ -18,6 +18,8 @@ enum hy_op {
     HY_OP_FUSE,
     HY_OP_SWIGLU,
     HY_OP_SAMPLE,
+    HY_OP_SQUARE_SUMS,
+    HY_OP_ALL_SUM,
     HY_N_OPS
 };
 

@@ -19,9 +19,10 @@ static double matrix_row_bytes(hymba_dtype dtype, size_t columns, size_t group)
 
 static double rounded_row_bytes(const struct hy_rounded *rounded, size_t n)
 {
-    if (rounded->dtype == HYMBA_DTYPE_INT8)
-        return (double)n + 2 * f32 * (double)(n / rounded->group);
-    return (double)(n * hy_dtype_size(rounded->dtype));
+    if (rounded->dtype == HYMBA_DTYPE_BF16)
+        return (double)(n * hy_dtype_size(rounded->dtype));
+    double per_group = (rounded->sums ? 2 : 1) * f32; /* its scale, and its sum */
+    return (double)n + per_group * (double)(n / rounded->group);
 }
 
 static struct hy_op_cost cost_of_embed(const struct hy_embed_args *args, double rows)
@@ -71,8 +72,10 @@ static struct hy_op_cost cost_of_matmul(const struct hy_matmul_args *args)
 {
     double m = (double)args->m, n = (double)args->n, k = (double)args->k;
     double x = args->rounded ? rounded_row_bytes(args->rounded, args->k) : f32 * k;
+    double w = args->by_rows ? (double)hy_padded_row(args->k) + f32
+                             : matrix_row_bytes(args->dtype, args->k, args->group);
     return (struct hy_op_cost){
-        .bytes = n * matrix_row_bytes(args->dtype, args->k, args->group) + m * x +
+        .bytes = n * w + m * x +
                  f32 * m * n * (args->accumulate ? 2 : 1) + (args->bias ? f32 * n : 0.0),
         .operations = 2 * m * n * k,
     };
@@ -196,6 +199,20 @@ static struct hy_op_cost cost_of_sample(const struct hy_sample_args *args, doubl
     return (struct hy_op_cost){f32 * rows * (n + 1), rows * n};
 }
 
+static struct hy_op_cost cost_of_square_sums(const struct hy_square_sums_args *args, double rows)
+{
+    double n = (double)args->n;
+    return (struct hy_op_cost){f32 * rows * (2 * n + 2), 4 * rows * n};
+}
+
+/* As if it were for one rank: the arguments do not tell how many there are. */
+static struct hy_op_cost cost_of_all_sum(const struct hy_all_sum_args *args, double rows)
+{
+    double n = (double)args->n;
+    return (struct hy_op_cost){f32 * rows * n * (args->accumulate ? 3 : 2),
+                               args->accumulate ? rows * n : 0.0};
+}
+
 struct hy_op_cost hy_op_cost(enum hy_op op, const void *args, size_t n_rows)
 {
     double rows = (double)n_rows;
@@ -224,6 +241,10 @@ struct hy_op_cost hy_op_cost(enum hy_op op, const void *args, size_t n_rows)
         return cost_of_swiglu(args, rows);
     case HY_OP_SAMPLE:
         return cost_of_sample(args, rows);
+    case HY_OP_SQUARE_SUMS:
+        return cost_of_square_sums(args, rows);
+    case HY_OP_ALL_SUM:
+        return cost_of_all_sum(args, rows);
     default:
         return (struct hy_op_cost){0.0, 0.0};
     }

@@ -12,33 +12,81 @@
 enum {
     PATH_BYTES = 4096,
     HELD_PATH = PATH_BYTES + 64, /* of a file in such a folder */
-    MAX_INDEX = 255,
 };
 
+static const char prefix[] = "cuda:";
 static const char file_name[] = "libhymba-cuda.so";
 static const char variable[] = "HYMBA_CUDA_PLUGIN";
 
+/* The number that text begins with, and what stands behind it; -1: none, or a greater one than
+ * there are devices. */
+static int parse_index(const char *text, const char **end)
+{
+    int index = 0;
+    *end = text;
+    for (; **end >= '0' && **end <= '9' && index <= HY_MAX_DEVICE_INDEX; ++*end)
+        index = index * 10 + (**end - '0');
+    return *end > text && index <= HY_MAX_DEVICE_INDEX ? index : -1;
+}
+
 enum hy_device_kind hy_device_parse(const char *name, int *index)
 {
+    const char *end;
     *index = 0;
     if (!name || strcmp(name, "cpu") == 0)
         return HY_DEVICE_CPU;
     if (strcmp(name, "cuda") == 0)
         return HY_DEVICE_CUDA;
-    if (strncmp(name, "cuda:", 5) != 0 || name[5] == '\0')
+    if (strncmp(name, prefix, strlen(prefix)) != 0)
         return HY_DEVICE_UNKNOWN;
-    for (const char *digit = name + 5; *digit; digit++) {
-        if (*digit < '0' || *digit > '9' || *index > MAX_INDEX)
-            return HY_DEVICE_UNKNOWN;
-        *index = *index * 10 + (*digit - '0');
+    if (strchr(name, ','))
+        return HY_DEVICE_SEVERAL;
+    int number = parse_index(name + strlen(prefix), &end);
+    if (number < 0 || *end != '\0')
+        return HY_DEVICE_UNKNOWN;
+    *index = number;
+    return HY_DEVICE_CUDA;
+}
+
+static hymba_status add_device(const char *name, const char *part, size_t length,
+                               struct hy_device_list *list, hymba_error *error)
+{
+    const char *end;
+    int index = parse_index(part, &end), shown = length < 32 ? (int)length : 32;
+    if (index < 0 || end != part + length)
+        return hy_fail(error, HYMBA_ERROR_DEVICE,
+                       "device: found \"%.200s\", in which \"%.*s\" is no number from 0 to %d",
+                       name, shown, part, HY_MAX_DEVICE_INDEX);
+    for (uint32_t i = 0; i < list->n; i++)
+        if (list->indices[i] == index)
+            return hy_fail(error, HYMBA_ERROR_DEVICE,
+                           "device: found \"%.200s\", which names device %d twice", name, index);
+    if (list->n == HY_MAX_DEVICES)
+        return hy_fail(error, HYMBA_ERROR_DEVICE, "device: found more than %d devices",
+                       HY_MAX_DEVICES);
+    list->indices[list->n++] = index;
+    return HYMBA_OK;
+}
+
+hymba_status hy_device_parse_list(const char *name, struct hy_device_list *list,
+                                  hymba_error *error)
+{
+    hymba_status status = HYMBA_OK;
+    list->n = 0;
+    for (const char *part = name + strlen(prefix); part && status == HYMBA_OK;) {
+        const char *comma = strchr(part, ',');
+        size_t length = comma ? (size_t)(comma - part) : strlen(part);
+        status = add_device(name, part, length, list, error);
+        part = comma ? comma + 1 : NULL;
     }
-    return *index <= MAX_INDEX ? HY_DEVICE_CUDA : HY_DEVICE_UNKNOWN;
+    return status;
 }
 
 hymba_status hy_device_refuse(const char *name, hymba_error *error)
 {
     return hy_fail(error, HYMBA_ERROR_DEVICE,
-                   "device: found \"%s\", expected \"cpu\", \"cuda\" or \"cuda:N\"", name);
+                   "device: found \"%.200s\", expected \"cpu\", \"cuda\", \"cuda:N\" or "
+                   "\"cuda:N,M,...\"", name);
 }
 
 /* ------------------------------------------------------------ where it lies */
@@ -198,16 +246,24 @@ static hymba_status open_device(struct hy_plugin *plugin, int index, int compute
     return HYMBA_OK;
 }
 
-static hymba_status open_all(struct hy_plugin *plugin, int index, int compute, hymba_error *error)
+/* The library, which may be open after a failure, too, and its table. */
+static hymba_status open_table(const struct hy_memory *memory, void **library,
+                               const struct hy_device_ops **ops, hymba_error *error)
 {
-    struct hy_memory own = {.host = plugin->memory.host};
+    struct hy_memory own = {.host = memory->host};
     char *path = hy_alloc(&own, HELD_PATH);
     if (!path)
         return hy_no_memory(error, HELD_PATH, "the path of the plug-in");
-    hymba_status status = find_library(&plugin->memory, &plugin->library, path, error);
+    hymba_status status = find_library(memory, library, path, error);
     if (status == HYMBA_OK)
-        status = find_table(plugin->library, path, &plugin->ops, error);
+        status = find_table(*library, path, ops, error);
     hy_free(&own, path);
+    return status;
+}
+
+static hymba_status open_all(struct hy_plugin *plugin, int index, int compute, hymba_error *error)
+{
+    hymba_status status = open_table(&plugin->memory, &plugin->library, &plugin->ops, error);
     if (status == HYMBA_OK)
         status = open_device(plugin, index, compute, error);
     return status;
@@ -253,19 +309,61 @@ hymba_status hy_plugin_check(const struct hy_plugin *plugin, hymba_error *error)
                    plugin->failure.message);
 }
 
+/* What a call that waits has answered, and what that means for the device. */
+static hymba_status tell(struct hy_plugin *plugin, hymba_status status, hymba_error *failure,
+                         hymba_error *error)
+{
+    if (status == HYMBA_OK)
+        return HYMBA_OK;
+    failure->status = status;
+    if (status != HYMBA_ERROR_MEMORY) {
+        plugin->failed = true;
+        plugin->failure = *failure;
+    }
+    return hy_fail_again(error, failure);
+}
+
 hymba_status hy_plugin_finish(struct hy_plugin *plugin, hymba_error *error)
 {
     hymba_error failure = {.struct_size = sizeof failure};
     hymba_status status = hy_plugin_check(plugin, error);
-    if (status != HYMBA_OK)
-        return status;
-    status = plugin->ops->finish(plugin->device, &failure);
     if (status == HYMBA_OK)
-        return HYMBA_OK;
-    failure.status = status;
-    if (status != HYMBA_ERROR_MEMORY) {
-        plugin->failed = true;
-        plugin->failure = failure;
-    }
-    return hy_fail_again(error, &failure);
+        status = tell(plugin, plugin->ops->finish(plugin->device, &failure), &failure, error);
+    return status;
+}
+
+/* -------------------------------------------------------------------- ranks */
+
+hymba_status hy_plugin_join(struct hy_plugin *plugin, const struct hy_join_args *args,
+                            hymba_error *error)
+{
+    hymba_error failure = {.struct_size = sizeof failure};
+    hymba_status status = hy_plugin_check(plugin, error);
+    if (status == HYMBA_OK)
+        status = tell(plugin, plugin->ops->join(plugin->device, args, &failure), &failure, error);
+    return status;
+}
+
+hymba_status hy_plugin_exchange(struct hy_plugin *plugin, const void *mine, void *all,
+                                size_t bytes, hymba_error *error)
+{
+    hymba_error failure = {.struct_size = sizeof failure};
+    hymba_status status = hy_plugin_check(plugin, error);
+    if (status == HYMBA_OK)
+        status = tell(plugin, plugin->ops->exchange(plugin->device, mine, all, bytes, &failure),
+                      &failure, error);
+    return status;
+}
+
+hymba_status hy_plugin_make_id(const struct hy_memory *memory, unsigned char *id,
+                               hymba_error *error)
+{
+    const struct hy_device_ops *ops = NULL;
+    void *library = NULL;
+    hymba_status status = open_table(memory, &library, &ops, error);
+    if (status == HYMBA_OK)
+        status = ops->make_id(id, error);
+    if (library)
+        dlclose(library);
+    return status;
 }

@@ -11,6 +11,8 @@
 /* Copies that are gathered before they are queued, at most. */
 enum { HY_GATHERED_COPIES = 1024 };
 
+enum { HY_MAX_DEVICE_INDEX = 255 };
+
 struct hy_plugin {
     struct hy_memory memory; /* the hooks for the log and for this record */
     void *library;
@@ -27,10 +29,22 @@ struct hy_plugin {
 };
 
 /* Where a device's name leads. */
-enum hy_device_kind { HY_DEVICE_UNKNOWN, HY_DEVICE_CPU, HY_DEVICE_CUDA };
+enum hy_device_kind { HY_DEVICE_UNKNOWN, HY_DEVICE_CPU, HY_DEVICE_CUDA, HY_DEVICE_SEVERAL };
 
-/* name is NULL, "cpu", "cuda" or "cuda:N"; *index is N or 0. */
+/* name is NULL, "cpu", "cuda" or "cuda:N"; *index is N or 0. Or it begins with "cuda:" and has a
+ * comma: then it is a list, which may be malformed. */
 enum hy_device_kind hy_device_parse(const char *name, int *index);
+
+enum { HY_MAX_DEVICES = 64 };
+
+struct hy_device_list {
+    uint32_t n;
+    int indices[HY_MAX_DEVICES];
+};
+
+/* "cuda:0,1,2": at least two devices, each once. DEVICE, with the part that is wrong. */
+hymba_status hy_device_parse_list(const char *name, struct hy_device_list *list,
+                                  hymba_error *error);
 
 /* For an unknown device, in one sentence. */
 hymba_status hy_device_refuse(const char *name, hymba_error *error);
@@ -51,5 +65,15 @@ hymba_status hy_plugin_check(const struct hy_plugin *plugin, hymba_error *error)
 
 /* Waits for all that was queued. A failure other than MEMORY marks the device as failed. */
 hymba_status hy_plugin_finish(struct hy_plugin *plugin, hymba_error *error);
+
+/* Among ranks, as device.h says; failures as with finish. */
+hymba_status hy_plugin_join(struct hy_plugin *plugin, const struct hy_join_args *args,
+                            hymba_error *error);
+hymba_status hy_plugin_exchange(struct hy_plugin *plugin, const void *mine, void *all,
+                                size_t bytes, hymba_error *error);
+
+/* An id for ranks (HY_UNIQUE_ID_BYTES), of the plug-in that hy_plugin_open would find. */
+hymba_status hy_plugin_make_id(const struct hy_memory *memory, unsigned char *id,
+                               hymba_error *error);
 
 #endif

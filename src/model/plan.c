@@ -12,7 +12,7 @@ static void plan_rows(const struct hy_config *config, struct hy_layer_plan *laye
     uint32_t row = 0;
     if (layer->attention != HYMBA_ATTENTION_NONE) {
         layer->q_row = row;
-        row += config->hidden_size;
+        row += config->n_heads * config->qk_head_size;
         if (layer->kv_producer) {
             layer->k_row = row;
             row += config->n_kv_heads * config->qk_head_size;

@@ -91,57 +91,57 @@ hymba_status hy_session_fork(hymba_session *session, hymba_session **out, hymba_
 
 /* -------------------------------------------------------------- snapshots */
 
-hymba_status hy_session_snapshot(hymba_session *session, const char *name, hymba_reuse_info *info,
-                                 hymba_error *error)
+hymba_status hy_session_make_snapshot(hymba_session *session, const char *name,
+                                      struct hy_snapshot **out, hymba_error *error)
 {
     struct hy_snapshot_list *list = &session->snapshots;
-    struct hy_snapshot *snapshot;
     bool logits = session->logits_rows > 0 && session->logits_of_last;
+    *out = NULL;
     hymba_status status =
         hy_snapshot_list_reserve(session->memory, list, list->count + 1, error);
     if (status == HYMBA_OK)
         status = hy_snapshot_create(&session->context->memory, &session->state,
                                     logits ? hy_session_last_logits(session) : NULL,
-                                    vocabulary_of(session), &snapshot, error);
-    if (status != HYMBA_OK)
-        return status;
-    if (name)
-        memcpy(snapshot->name, name, strlen(name)); /* its length was checked; the rest is 0 */
-    if (!hy_snapshot_list_make_room(list, snapshot->bytes)) {
-        status = hy_fail(error, HYMBA_ERROR_LIMIT,
-                         "a snapshot of %llu bytes does not fit the snapshot_budget, %llu, of "
-                         "which %llu are taken",
-                         (unsigned long long)snapshot->bytes, (unsigned long long)list->budget,
-                         (unsigned long long)list->bytes);
-        hy_snapshot_release(snapshot);
-        return status;
-    }
+                                    vocabulary_of(session), out, error);
+    if (status == HYMBA_OK && name)
+        memcpy((*out)->name, name, strlen(name)); /* its length was checked; the rest is 0 */
+    return status;
+}
+
+hymba_status hy_session_fit_snapshot(hymba_session *session, const struct hy_snapshot *snapshot,
+                                     hymba_error *error)
+{
+    struct hy_snapshot_list *list = &session->snapshots;
+    if (hy_snapshot_list_make_room(list, snapshot->bytes))
+        return HYMBA_OK;
+    return hy_fail(error, HYMBA_ERROR_LIMIT,
+                   "a snapshot of %llu bytes does not fit the snapshot_budget, %llu, of which "
+                   "%llu are taken",
+                   (unsigned long long)snapshot->bytes, (unsigned long long)list->budget,
+                   (unsigned long long)list->bytes);
+}
+
+void hy_session_list_snapshot(hymba_session *session, struct hy_snapshot *snapshot,
+                              hymba_reuse_info *info)
+{
     uint64_t shared;
     hy_state_block_bytes(&snapshot->state, &shared);
     info->reused_tokens = session->n_tokens;
     info->shared_bytes = shared;
     info->copied_bytes = snapshot->bytes;
-    hy_snapshot_list_add(list, snapshot);
-    return HYMBA_OK;
+    hy_snapshot_list_add(&session->snapshots, snapshot);
 }
 
 /* ------------------------------------------------------------- going back */
 
-/* Where a session can start from on its way to a length. */
-struct start {
-    enum { START_BEGINNING, START_SNAPSHOT, START_STEP } kind;
-    uint64_t length;
-    const struct hy_snapshot *snapshot;
-};
-
 /* The longest kept state of at most length tokens. */
-static struct start find_start(const hymba_session *session, uint64_t length)
+static struct hy_start find_start(const hymba_session *session, uint64_t length)
 {
     const struct hy_state *state = &session->state;
-    struct start start = {.kind = START_BEGINNING};
+    struct hy_start start = {.kind = HY_START_BEGINNING};
     size_t index = hy_snapshot_list_find(&session->snapshots, length);
     if (index < session->snapshots.count) {
-        start.kind = START_SNAPSHOT;
+        start.kind = HY_START_SNAPSHOT;
         start.snapshot = session->snapshots.items[index];
         start.length = start.snapshot->length;
     }
@@ -151,7 +151,7 @@ static struct start find_start(const hymba_session *session, uint64_t length)
             break;
         if (!hy_state_can_step_back(state, state->layout->n_meta + candidate))
             continue;
-        start.kind = START_STEP;
+        start.kind = HY_START_STEP;
         start.length = candidate;
         break;
     }
@@ -170,37 +170,43 @@ static void take_logits(hymba_session *session, const struct hy_snapshot *snapsh
     session->logits_of_last = true;
 }
 
-/* Straight to a state that was kept. */
-static hymba_status go_to(hymba_session *session, const struct start *start, hymba_error *error)
+/* Room for go_to. */
+static hymba_status prepare_going(hymba_session *session, const struct hy_start *start,
+                                  hymba_error *error)
 {
-    hymba_status status = HYMBA_OK;
-    if (start->kind == START_SNAPSHOT) {
-        status = hy_session_reserve_logits(session, 1, error);
-        if (status == HYMBA_OK)
-            status = hy_state_return_to(&session->state, &start->snapshot->state, error);
-        if (status != HYMBA_OK)
-            return status;
-    } else if (start->kind == START_STEP) {
+    if (start->kind != HY_START_SNAPSHOT)
+        return HYMBA_OK;
+    hymba_status status =
+        hy_session_reserve_logits(session, start->snapshot->logits ? 1 : 0, error);
+    return status == HYMBA_OK ? hy_state_reserve_return(&session->state, &start->snapshot->state,
+                                                        error)
+                              : status;
+}
+
+/* Straight to a state that was kept. */
+static void go_to(hymba_session *session, const struct hy_start *start)
+{
+    if (start->kind == HY_START_SNAPSHOT)
+        hy_state_return_to(&session->state, &start->snapshot->state, NULL); /* there is room */
+    else if (start->kind == HY_START_STEP)
         hy_state_step_back(&session->state, session->state.layout->n_meta + start->length);
-    } else {
+    else
         hy_state_reset(&session->state);
-    }
-    take_logits(session, start->kind == START_SNAPSHOT ? start->snapshot : NULL);
+    take_logits(session, start->kind == HY_START_SNAPSHOT ? start->snapshot : NULL);
     session->n_tokens = (size_t)start->length;
     session->n_changes++;
     hy_snapshot_list_cut(&session->snapshots, start->length);
-    return HYMBA_OK;
 }
 
 /* A state of its own at the start, for a second session that runs ahead of this one. */
-static hymba_status copy_start(const hymba_session *session, const struct start *start,
+static hymba_status copy_start(const hymba_session *session, const struct hy_start *start,
                                hymba_session *ahead, hymba_error *error)
 {
     hymba_context *context = session->context;
     hymba_status status;
-    if (start->kind == START_SNAPSHOT)
+    if (start->kind == HY_START_SNAPSHOT)
         return hy_state_copy(&start->snapshot->state, ahead->memory, true, &ahead->state, error);
-    if (start->kind == START_BEGINNING) {
+    if (start->kind == HY_START_BEGINNING) {
         status = hy_state_create(ahead->memory, &context->memory, session->state.meta,
                                  &ahead->state, error);
         ahead->state.full_window = session->state.full_window;
@@ -212,12 +218,11 @@ static hymba_status copy_start(const hymba_session *session, const struct start 
     return status;
 }
 
-/* Computes the tokens from the start up to length in a second session, whose state then becomes
- * this one's: a failure on the way changes nothing. */
-static hymba_status compute_to(hymba_session *session, const struct start *start, uint64_t length,
-                               hymba_error *error)
+/* A second session at the start, in which the tokens up to the length will be computed. */
+static hymba_status create_ahead(struct hy_rewind *rewind, hymba_error *error)
 {
-    hymba_session *ahead;
+    hymba_session *session = rewind->session, *ahead;
+    const struct hy_start *start = &rewind->start;
     hymba_status status = create_like(session, &ahead, error);
     if (status != HYMBA_OK)
         return status;
@@ -226,51 +231,70 @@ static hymba_status compute_to(hymba_session *session, const struct start *start
     status = copy_start(session, start, ahead, error);
     if (status == HYMBA_OK)
         status = copy_tokens(session, (size_t)start->length, ahead, error);
-    if (status == HYMBA_OK) {
-        struct hy_item item = {
-            .session = ahead,
-            .tokens = session->tokens + start->length,
-            .n_tokens = (size_t)(length - start->length),
-            .logits = HYMBA_LOGITS_LAST,
-        };
-        status = hy_decode(session->context, &item, 1, error);
-    }
-    if (status == HYMBA_OK) {
-        hy_session_swap(session, ahead);
-        hy_snapshot_list_cut(&session->snapshots, length);
-    }
-    hy_session_release(ahead);
+    if (status == HYMBA_OK)
+        rewind->ahead = ahead;
+    else
+        hy_session_release(ahead);
     return status;
 }
 
-hymba_status hy_session_rewind(hymba_session *session, uint64_t length, int32_t mode,
-                               hymba_reuse_info *info, hymba_error *error)
+hymba_status hy_rewind_prepare(hymba_session *session, uint64_t length, int32_t mode,
+                               struct hy_rewind *rewind, hymba_error *error)
 {
+    *rewind = (struct hy_rewind){.session = session, .length = length};
     if (length > session->n_tokens)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "length: found %llu, the session has %zu",
                        (unsigned long long)length, session->n_tokens);
-    if (length == session->n_tokens) {
-        info->reused_tokens = length;
+    if (length == session->n_tokens)
         return HYMBA_OK;
-    }
-    struct start start = find_start(session, length);
-    if (start.length < length && mode == HYMBA_REWIND_KEPT)
+    rewind->start = find_start(session, length);
+    if (rewind->start.length == length)
+        return prepare_going(session, &rewind->start, error);
+    if (mode == HYMBA_REWIND_KEPT)
         return hy_fail(error, HYMBA_ERROR_STATE,
                        "no state is kept at length %llu; the nearest before it is at %llu "
                        "(HYMBA_REWIND_COMPUTE computes from there)",
-                       (unsigned long long)length, (unsigned long long)start.length);
-    uint64_t computed = length - start.length;
-    uint64_t reused = start.length;
-    uint64_t copied = start.kind == START_SNAPSHOT ? session->state.layout->fixed_bytes
-                                                   : session->state.layout->recurrent_bytes;
-    hymba_status status = computed > 0 ? compute_to(session, &start, length, error)
-                                       : go_to(session, &start, error);
-    if (status == HYMBA_OK) {
-        info->reused_tokens = reused;
-        info->computed_tokens = computed;
-        info->copied_bytes = copied;
+                       (unsigned long long)length, (unsigned long long)rewind->start.length);
+    return create_ahead(rewind, error);
+}
+
+bool hy_rewind_item(const struct hy_rewind *rewind, struct hy_item *item)
+{
+    if (!rewind->ahead)
+        return false;
+    *item = (struct hy_item){
+        .session = rewind->ahead,
+        .tokens = rewind->session->tokens + rewind->start.length,
+        .n_tokens = (size_t)(rewind->length - rewind->start.length),
+        .logits = HYMBA_LOGITS_LAST,
+    };
+    return true;
+}
+
+void hy_rewind_commit(struct hy_rewind *rewind, hymba_reuse_info *info)
+{
+    hymba_session *session = rewind->session;
+    const struct hy_start *start = &rewind->start;
+    if (rewind->length == session->n_tokens) {
+        info->reused_tokens = rewind->length;
+        return;
     }
-    return status;
+    info->reused_tokens = start->length;
+    info->computed_tokens = rewind->length - start->length;
+    info->copied_bytes = start->kind == HY_START_SNAPSHOT ? session->state.layout->fixed_bytes
+                                                          : session->state.layout->recurrent_bytes;
+    if (rewind->ahead) {
+        hy_session_swap(session, rewind->ahead);
+        hy_snapshot_list_cut(&session->snapshots, rewind->length);
+    } else {
+        go_to(session, start);
+    }
+}
+
+void hy_rewind_end(struct hy_rewind *rewind)
+{
+    hy_session_release(rewind->ahead);
+    rewind->ahead = NULL;
 }
 
 /* ------------------------------------------------------------ description */
@@ -313,7 +337,8 @@ void hy_session_describe(const hymba_session *session, hymba_session_info *info)
         .memory_bytes = atomic_load(&session->memory->used) + blocks + session->snapshots.bytes +
                         snapshot_block_bytes(session),
         .shared_bytes = shared,
-        .capabilities = HYMBA_CAN_FORK | HYMBA_CAN_SNAPSHOT | HYMBA_CAN_SAVE | HYMBA_CAN_SLIDE |
+        .capabilities = HYMBA_CAN_FORK | HYMBA_CAN_SNAPSHOT | HYMBA_CAN_SLIDE |
+                        (session->context->ranks.world_size == 1 ? HYMBA_CAN_SAVE : 0) |
                         (state->layout->rewind_tokens > 0 ? HYMBA_CAN_REWIND_STEPS : 0),
         .limit_policy = session->limit_policy,
     };

@@ -8,6 +8,7 @@
 #include "model/device_weights.h"
 #include "run/kernel_times.h"
 #include "run/probe.h"
+#include "run/ranks.h"
 #include "run/step_lists.h"
 #include "run/workspace.h"
 #include "text/sample_row.h"
@@ -27,6 +28,8 @@ struct hymba_context {
     _Atomic bool cancel;
     struct hy_memory memory;
     hymba_model *model;
+    const struct hy_plan *plan; /* of what is computed here: the model's, or the next */
+    struct hy_plan rank_plan;   /* of a rank's part, among several */
     const struct hy_weights *weights; /* where the context computes: the model's, or a copy */
     struct hy_device_weights *device_weights; /* that copy; NULL: the CPU */
     struct hy_backend backend;
@@ -38,15 +41,28 @@ struct hymba_context {
     struct hy_meta_state *meta;
     bool meta_ready;
     int compute;
+    struct hy_ranks ranks;
+    struct hy_group *group; /* whose rank 0 this is; NULL: it is alone, or another rank */
     struct hy_probe probe;
     struct hy_kernel_times kernel_times;
 };
 
-/* params is complete. */
+/* params is complete; a list of devices makes a group (group.h). */
 hymba_status hy_context_create(hymba_model *model, const hymba_context_params *params,
                                hymba_context **context, hymba_error *error);
+
+/* The two parts of that for one device: all that is local, with the rank's own part of the model
+ * where params->ranks names several ranks; then what waits for the other ranks. */
+hymba_status hy_context_open(hymba_model *model, const hymba_context_params *params,
+                             hymba_context **context, hymba_error *error);
+hymba_status hy_context_join(hymba_context *context, const hymba_ranks *ranks,
+                             hymba_error *error);
+
 hymba_context *hy_context_retain(hymba_context *context);
 void hy_context_release(hymba_context *context);
+
+/* Frees this one, without regard to references and to a group. */
+void hy_context_destroy(hymba_context *context);
 
 /* Marks the context as running a call; BUSY if it already does, DEVICE if its device has failed. */
 hymba_status hy_context_enter(hymba_context *context, hymba_error *error);

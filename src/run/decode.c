@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "run/forward.h"
+#include "run/ranks.h"
 #include "run/step_logits.h"
 #include "text/sampler.h"
 
@@ -331,30 +332,45 @@ static hymba_status append_step(struct call *call, size_t n, hymba_error *error)
     return status;
 }
 
+/* The sums of a step of n sequences, and what is read back of it: before anything of a session
+ * changes. */
+static hymba_status run_step(struct call *call, size_t n, hymba_error *error)
+{
+    hymba_context *context = call->context;
+    hymba_status status = hy_forward(context, context->lists.sequences, n, error);
+    if (status == HYMBA_OK)
+        status = hy_step_logits(context, call->items, n, error);
+    if (status == HYMBA_OK)
+        status = hy_store_finish(context->backend.plugin, error);
+    return status == HYMBA_OK ? hy_kernel_times_check(context, error) : status;
+}
+
+/* A rank among others that fails behind the vote of a step stays with them until the next one. */
 static hymba_status run_steps(struct call *call, hymba_error *error)
 {
     hymba_context *context = call->context;
+    bool alone = context->ranks.world_size == 1;
+    hymba_status status = HYMBA_OK;
     size_t done = 0;
-    while (done < call->total_tokens) {
+    while (done < call->total_tokens && (status == HYMBA_OK || !alone)) {
         size_t n = fill_step(call);
         const struct hy_segment *last = &context->lists.sequences[n - 1].segment;
-        hymba_status status = hy_forward(context, context->lists.sequences, n, error);
+        hymba_status step = run_step(call, n, status == HYMBA_OK ? error : NULL);
         if (status == HYMBA_OK)
-            status = hy_step_logits(context, call->items, n, error);
-        if (status == HYMBA_OK) /* before anything of a session changes */
-            status = hy_store_finish(context->backend.plugin, error);
-        if (status == HYMBA_OK)
-            status = hy_kernel_times_check(context, error);
+            status = step;
+        status = hy_ranks_vote(context, HY_VOTE_STEP, 0, status, error);
+        if (status != HYMBA_OK)
+            return status;
         done += last->row + last->n_rows;
-        if (status == HYMBA_OK && call->total_tokens > context->workspace.rows)
+        if (call->total_tokens > context->workspace.rows)
             status = hy_progress(&context->memory, HYMBA_PHASE_PREFILL, done, call->total_tokens,
                                  error);
         if (status == HYMBA_OK)
             status = append_step(call, n, error);
-        if (status != HYMBA_OK)
-            return status;
+        else if (!alone)
+            append_step(call, n, NULL);
     }
-    return HYMBA_OK;
+    return call->several_steps ? hy_ranks_vote(context, HY_VOTE_END, 0, status, error) : status;
 }
 
 /* The recurrent state, and those on the way to it that are kept for going back. */
@@ -457,11 +473,30 @@ static void roll_back(struct call *call)
     hy_store_end_copies(plugin);
 }
 
+/* Of what all ranks must have alike; alone none is needed. */
+static uint64_t digest(const struct call *call)
+{
+    uint64_t digest = 0;
+    if (call->context->ranks.world_size == 1)
+        return digest;
+    for (size_t i = 0; i < call->n; i++) {
+        const struct hy_item *item = &call->items[i];
+        const hymba_session *session = item->session;
+        uint64_t counts[] = {item->n_tokens, session->n_tokens, session->state.position,
+                             session->snapshots.interval};
+        digest = hy_digest(digest, counts, sizeof counts);
+        digest = hy_digest(digest, item->tokens, item->n_tokens * sizeof *item->tokens);
+    }
+    return digest;
+}
+
 hymba_status hy_decode(hymba_context *context, const struct hy_item *items, size_t n,
                        hymba_error *error)
 {
     struct call call = {.context = context, .items = items, .n = n};
     hymba_status status = reserve(&call, error);
+    status = hy_ranks_vote(context, HY_VOTE_CALL, status == HYMBA_OK ? digest(&call) : 0, status,
+                           error);
     if (status != HYMBA_OK)
         return status;
     for (size_t i = 0; i < n; i++)
@@ -480,14 +515,31 @@ hymba_status hy_decode(hymba_context *context, const struct hy_item *items, size
     return status;
 }
 
+/* The next rows of the meta tokens. */
+static hymba_status run_meta_step(hymba_context *context, struct hy_step_sequence *sequence,
+                                  hymba_error *error)
+{
+    hymba_status status = hy_forward(context, sequence, 1, error);
+    if (status == HYMBA_OK)
+        status = hy_store_finish(context->backend.plugin, error);
+    return hy_ranks_vote(context, HY_VOTE_STEP, 0, status, error);
+}
+
+static hymba_status reserve_meta(hymba_context *context, const struct hy_state *state,
+                                 hymba_error *error)
+{
+    hymba_status status = hy_context_reserve_keys(context, 0, error);
+    if (status == HYMBA_OK)
+        status = reserve_steps(context, 1, 0, hy_state_max_spans(state), error);
+    return hy_ranks_vote(context, HY_VOTE_CALL, 0, status, error);
+}
+
 hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
 {
     struct hy_state state;
     size_t n_meta = (size_t)context->layout.n_meta;
     hy_state_begin_meta(&state, context->meta);
-    hymba_status status = hy_context_reserve_keys(context, 0, error);
-    if (status == HYMBA_OK)
-        status = reserve_steps(context, 1, 0, hy_state_max_spans(&state), error);
+    hymba_status status = reserve_meta(context, &state, error);
     if (status != HYMBA_OK)
         return status;
     hy_state_load_recurrent(&state, context->lists.recurrent);
@@ -497,18 +549,18 @@ hymba_status hy_decode_meta(hymba_context *context, hymba_error *error)
             .recurrent = context->lists.recurrent,
             .segment = {0, hy_min_size(n_meta - (size_t)state.position, context->workspace.rows)},
         };
-        status = hy_forward(context, &sequence, 1, error);
-        if (status == HYMBA_OK)
-            status = hy_store_finish(context->backend.plugin, error);
+        status = run_meta_step(context, &sequence, error);
         if (status != HYMBA_OK)
             return status;
         hy_store_begin_copies(context->backend.plugin);
         hy_state_append(&state, context->workspace.step_kv, 0, sequence.segment.n_rows);
         hy_store_end_copies(context->backend.plugin);
         status = hy_progress(&context->memory, HYMBA_PHASE_META, state.position, n_meta, error);
+        status = hy_ranks_vote(context, HY_VOTE_END, 0, status, error);
         if (status != HYMBA_OK)
             return status;
     }
     hy_state_store_recurrent(&state, context->lists.recurrent);
-    return hy_store_finish(context->backend.plugin, error);
+    status = hy_store_finish(context->backend.plugin, error);
+    return hy_ranks_vote(context, HY_VOTE_END, 0, status, error);
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "run/decode.h"
+#include "run/group_calls.h"
 #include "text/log_probabilities.h"
 #include "text/text_stream.h"
 
@@ -440,7 +440,7 @@ hymba_status hy_generation_next(hymba_generation *generation, hymba_event *event
 {
     struct hy_item item;
     if (hy_generation_item(generation, &item)) {
-        hymba_status status = hy_decode(generation->session->context, &item, 1, error);
+        hymba_status status = hy_group_decode(generation->session->context, &item, 1, error);
         if (status != HYMBA_OK)
             return status;
         hy_generation_appended(generation);

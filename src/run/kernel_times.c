@@ -25,6 +25,7 @@ static const char *const names[HY_N_KERNELS] = {
     [HY_KERNEL_DOWN] = "down",
     [HY_KERNEL_HEAD] = "head",
     [HY_KERNEL_SAMPLE] = "sampling",
+    [HY_KERNEL_ALL_SUM] = "all_sum",
 };
 
 /* ----------------------------------------------------------------- kinds */
@@ -75,6 +76,8 @@ static enum hy_kernel_kind kind_of(const hymba_context *context, enum hy_op op, 
         [HY_OP_FUSE] = HY_KERNEL_FUSE,
         [HY_OP_SWIGLU] = HY_KERNEL_SWIGLU,
         [HY_OP_SAMPLE] = HY_KERNEL_SAMPLE,
+        [HY_OP_SQUARE_SUMS] = HY_KERNEL_FUSE,
+        [HY_OP_ALL_SUM] = HY_KERNEL_ALL_SUM,
     };
     if (op == HY_OP_MATMUL)
         return kind_of_matrix(context, ((const struct hy_matmul_args *)args)->w);

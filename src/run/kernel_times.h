@@ -28,6 +28,7 @@ enum hy_kernel_kind {
     HY_KERNEL_DOWN,
     HY_KERNEL_HEAD,
     HY_KERNEL_SAMPLE,
+    HY_KERNEL_ALL_SUM, /* waiting for other ranks, too */
     HY_N_KERNELS
 };
 

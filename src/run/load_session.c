@@ -460,8 +460,9 @@ static hymba_status load(hymba_context *context, const char *name, const void *d
                          hymba_sampler **sampler, hymba_reuse_info *info, hymba_error *error)
 {
     struct loader loader = {.context = context, .layout = &context->layout};
-    hymba_status status =
-        hy_container_open(&context->memory, name, data, size, &loader.reader, error);
+    hymba_status status = hy_saved_check_ranks(context, error);
+    if (status == HYMBA_OK)
+        status = hy_container_open(&context->memory, name, data, size, &loader.reader, error);
     if (status == HYMBA_OK && context->backend.plugin) {
         loader.staging = hy_alloc(&context->memory, 2 * HY_SAVED_PIECE);
         if (!loader.staging)

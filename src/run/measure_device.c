@@ -60,20 +60,24 @@ static hymba_status time_launch(const struct launch *launch, double *seconds, hy
 
 /* ---------------------------------------------------------------- products */
 
-/* [side][side] each, in one block. */
+/* [side][side] each, in one block; scales of w and rounded, by rows, behind. */
 struct square {
     size_t side;
     unsigned char *block;
     size_t bytes;
     float *x, *y;
+    float *w_scales, *scales;
     void *w, *rounded;
     hymba_dtype dtype; /* of w */
+    bool by_rows;
 };
 
 static hymba_status allocate(hymba_context *context, struct square *square, hymba_error *error)
 {
     size_t n = square->side * square->side;
-    square->bytes = n * (2 * sizeof(float) + hy_dtype_size(square->dtype) + sizeof(uint16_t));
+    size_t scales = square->side * sizeof(float);
+    square->bytes = n * (2 * sizeof(float) + hy_dtype_size(square->dtype) + sizeof(uint16_t))
+                    + 2 * scales;
     square->block = hy_store_alloc(&context->memory, context->backend.plugin, square->bytes);
     if (!square->block)
         return hy_no_memory(error, square->bytes, "the operands of a measurement");
@@ -81,6 +85,8 @@ static hymba_status allocate(hymba_context *context, struct square *square, hymb
     square->y = square->x + n;
     square->w = square->y + n;
     square->rounded = (unsigned char *)square->w + n * hy_dtype_size(square->dtype);
+    square->scales = (float *)(void *)((unsigned char *)square->rounded + n * sizeof(uint16_t));
+    square->w_scales = square->scales + square->side;
     return HYMBA_OK;
 }
 
@@ -97,6 +103,15 @@ static hymba_status fill_pattern(hymba_context *context, float *x, hymba_error *
     return HYMBA_OK;
 }
 
+/* Rows of x, as weights by rows are made of others. */
+static void fill_by_rows(hymba_context *context, const struct square *square,
+                         struct hy_round_args round)
+{
+    round.y.data = square->w;
+    round.y.scales = square->w_scales;
+    hy_backend_round(&context->backend, &round, square->side);
+}
+
 static hymba_status fill(hymba_context *context, const struct square *square,
                          const struct hy_rounded *rounded, hymba_error *error)
 {
@@ -110,7 +125,10 @@ static hymba_status fill(hymba_context *context, const struct square *square,
     for (size_t done = PATTERN; done < n; done *= 2)
         hy_store_copy(plugin, square->x + done, square->x,
                       hy_min_size(done, n - done) * sizeof *square->x);
-    hy_store_from_f32(plugin, square->x, square->dtype, square->w, n);
+    if (square->by_rows)
+        fill_by_rows(context, square, round);
+    else
+        hy_store_from_f32(plugin, square->x, square->dtype, square->w, n);
     if (rounded->dtype != HYMBA_DTYPE_F32)
         hy_backend_round(&context->backend, &round, square->side);
     return hy_store_finish(plugin, error);
@@ -130,9 +148,12 @@ static hymba_status time_square(hymba_context *context, struct square *square, d
     if (status != HYMBA_OK)
         return status;
     struct hy_rounded rounded = {
-        .dtype = hy_rounded_type(context->compute, square->dtype),
+        .dtype = square->by_rows ? square->dtype
+                                 : hy_rounded_type(context->compute, square->dtype),
         .data = square->rounded,
         .stride = side,
+        .scales = square->scales,
+        .group = side,
     };
     struct hy_matmul_args args = {
         .x = square->x,
@@ -144,8 +165,11 @@ static hymba_status time_square(hymba_context *context, struct square *square, d
         .w = square->w,
         .dtype = square->dtype,
         .w_stride = side,
+        .w_scales = square->by_rows ? square->w_scales : NULL,
+        .group = square->by_rows ? side : 0,
         .y = square->y,
         .y_stride = side,
+        .by_rows = square->by_rows,
     };
     struct launch launch = {.context = context, .queue = queue_product, .product = &args};
     status = fill(context, square, &rounded, error);
@@ -160,6 +184,9 @@ hymba_status hy_context_measure_squares(hymba_context *context, hymba_dtype weig
 {
     /* quantised weights are expanded before they are multiplied */
     struct square square = {.dtype = hy_is_quantised(weights) ? HYMBA_DTYPE_BF16 : weights};
+    square.by_rows = hy_by_rows_type(context->compute) != HYMBA_DTYPE_DEFAULT;
+    if (square.by_rows)
+        square.dtype = hy_by_rows_type(context->compute);
     double seconds = 0.0;
     *rate = 0.0;
     for (size_t side = SMALLEST_SQUARE; side <= LARGEST_SQUARE && seconds * RUN < long_run;

@@ -239,12 +239,23 @@ static hymba_status put_all(struct saver *saver, const hymba_sampler *sampler, h
     return status == HYMBA_OK ? hy_container_end(&saver->writer, error) : status;
 }
 
+hymba_status hy_saved_check_ranks(const hymba_context *context, hymba_error *error)
+{
+    if (context->ranks.world_size == 1)
+        return HYMBA_OK;
+    return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                   "sessions of a model on %u devices cannot be saved or loaded by this version",
+                   (unsigned)context->ranks.world_size);
+}
+
 hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *sampler,
                              hymba_write write, void *user, hymba_reuse_info *info,
                              hymba_error *error)
 {
     struct saver saver = {.session = session, .layout = session->state.layout};
-    hymba_status status = list_blocks(&saver, error);
+    hymba_status status = hy_saved_check_ranks(session->context, error);
+    if (status == HYMBA_OK)
+        status = list_blocks(&saver, error);
     if (status == HYMBA_OK && session->context->backend.plugin) {
         saver.staging = hy_alloc(session->memory, HY_SAVED_PIECE);
         if (!saver.staging)
@@ -282,7 +293,9 @@ hymba_status hy_session_save_file(const hymba_session *session, const hymba_samp
 {
     hymba_error file_error = {.struct_size = sizeof file_error};
     struct file_target target = {.error = &file_error};
-    hymba_status status = hy_writer_open(session->memory, path, &target.writer, error);
+    hymba_status status = hy_saved_check_ranks(session->context, error);
+    if (status == HYMBA_OK)
+        status = hy_writer_open(session->memory, path, &target.writer, error);
     if (status != HYMBA_OK)
         return status;
     status = hy_session_save(session, sampler, write_to_file, &target, info, error);

@@ -8,6 +8,9 @@
 #include "run/session.h"
 #include "text/sampler.h"
 
+/* UNSUPPORTED if the context is one of several ranks: its sessions are only a part. */
+hymba_status hy_saved_check_ranks(const hymba_context *context, hymba_error *error);
+
 hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *sampler,
                              hymba_write write, void *user, hymba_reuse_info *info,
                              hymba_error *error);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "run/group_calls.h"
 
 enum { DEFAULT_REQUESTS = 256, MAX_REQUESTS = 1 << 16 };
 
@@ -71,6 +72,8 @@ static void let_go(hymba_scheduler *scheduler, struct request *request)
     atomic_store(&slot_of(scheduler, request->number)->number, 0);
     atomic_store(&request->session->scheduled, false);
     request->session = NULL;
+    if (request->sampler)
+        hy_sampler_disclaim(request->sampler);
     hy_generation_let_go(request->generation);
     hy_free(&scheduler->memory, request->prompt);
     request->prompt = NULL;
@@ -180,25 +183,13 @@ void hy_scheduler_cancel(hymba_scheduler *scheduler, uint64_t number)
 
 /* ---------------------------------------------------------------- requests */
 
-/* Two tokens of one batch cannot come from one sampler. */
-static bool has_sampler(const hymba_scheduler *scheduler, const hymba_sampler *sampler)
-{
-    for (size_t i = 0; sampler && i < scheduler->count; i++)
-        if (scheduler->line[i]->sampler == sampler)
-            return true;
-    return false;
-}
-
 static hymba_status check_request(const hymba_scheduler *scheduler, hymba_session *session,
-                                  const hymba_sampler *sampler, const int32_t *tokens,
-                                  size_t n_tokens, hymba_error *error)
+                                  const int32_t *tokens, size_t n_tokens, hymba_error *error)
 {
     if (session->context != scheduler->context)
         return hy_fail(error, HYMBA_ERROR_ARGUMENT, "the session belongs to another context");
     if (atomic_load(&session->scheduled))
         return hy_fail(error, HYMBA_ERROR_STATE, "the session belongs to another request");
-    if (has_sampler(scheduler, sampler))
-        return hy_fail(error, HYMBA_ERROR_STATE, "the sampler belongs to another request");
     if (scheduler->count >= scheduler->max_requests)
         return hy_fail(error, HYMBA_ERROR_LIMIT, "the scheduler has all %zu requests it may have",
                        scheduler->max_requests);
@@ -254,12 +245,17 @@ hymba_status hy_scheduler_add(hymba_scheduler *scheduler, hymba_session *session
                               hymba_error *error)
 {
     struct request *request = NULL;
-    hymba_status status = check_request(scheduler, session, sampler, tokens, n_tokens, error);
+    hymba_status status = check_request(scheduler, session, tokens, n_tokens, error);
     if (status == HYMBA_OK)
         status = create_request(scheduler, session, sampler, tokens, n_tokens, params, &request,
                                 error);
     if (status != HYMBA_OK)
         return status;
+    /* two tokens of one batch cannot come from one sampler, nor those of two threads */
+    if (sampler && !hy_sampler_claim(sampler)) {
+        free_request(scheduler, request);
+        return hy_fail(error, HYMBA_ERROR_STATE, "the sampler belongs to another request");
+    }
     request->number = take_number(scheduler);
     atomic_store(&session->scheduled, true);
     atomic_store(&slot_of(scheduler, request->number)->number, request->number);
@@ -396,7 +392,7 @@ static hymba_status decode(hymba_scheduler *scheduler, hymba_error *error)
         if (status != HYMBA_OK)
             return status;
         size_t n = list_items(scheduler, items);
-        if (n == 0 || hy_decode(scheduler->context, items, n, &cause) == HYMBA_OK)
+        if (n == 0 || hy_group_decode(scheduler->context, items, n, &cause) == HYMBA_OK)
             return HYMBA_OK;
         if (cause.position < 0 || (uint64_t)cause.position >= n)
             return hy_fail_again(error, &cause);

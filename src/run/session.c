@@ -3,10 +3,18 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "run/decode.h"
+
+static void release_peers(hymba_session *session)
+{
+    struct hy_memory own = {.host = session->memory->host};
+    for (uint32_t i = 0; i < session->n_peers; i++)
+        hy_session_release(session->peers[i]);
+    hy_free(&own, session->peers);
+}
 
 static void destroy(hymba_session *session)
 {
+    release_peers(session);
     hy_snapshot_list_free(session->memory, &session->snapshots);
     hy_state_free(&session->state);
     hy_free(session->memory, session->tokens);
@@ -233,20 +241,4 @@ const float *hy_session_last_logits(const hymba_session *session)
 {
     size_t vocabulary = session->context->model->plan.config.vocabulary_size;
     return session->logits + (session->logits_rows - 1) * vocabulary;
-}
-
-hymba_status hy_session_score(hymba_session *session, const int32_t *tokens, size_t n_tokens,
-                              float *log_probabilities, hymba_error *error)
-{
-    if (session->logits_rows == 0 || !session->logits_of_last)
-        return hy_fail(error, HYMBA_ERROR_STATE,
-                       "the logits of the session's last token are needed to score the next");
-    struct hy_item item = {
-        .session = session,
-        .tokens = tokens,
-        .n_tokens = n_tokens,
-        .logits = HYMBA_LOGITS_LAST,
-        .log_probabilities = log_probabilities,
-    };
-    return hy_decode(session->context, &item, 1, error);
 }

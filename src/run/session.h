@@ -10,6 +10,8 @@ struct hymba_session {
     struct hy_memory account;
     struct hy_memory *memory;  /* its account, or that of the session it works for */
     hymba_context *context;
+    hymba_session **peers; /* [n_peers]: of the other ranks of the context's group, held */
+    uint32_t n_peers;
     struct hy_state state;
     uint64_t max_tokens;   /* 0: none */
     int32_t limit_policy;  /* HYMBA_LIMIT_... */
@@ -29,13 +31,11 @@ struct hymba_session {
 /* ARGUMENT, naming the field, for parameters that make no sense. */
 hymba_status hy_session_check_params(const hymba_session_params *params, hymba_error *error);
 
-/* These four run inside hy_context_enter; params is complete. */
+/* These three run inside hy_context_enter; params is complete. */
 hymba_status hy_session_create(hymba_context *context, const hymba_session_params *params,
                                hymba_session **session, hymba_error *error);
 void hy_session_reset(hymba_session *session);
 hymba_status hy_session_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error);
-hymba_status hy_session_score(hymba_session *session, const int32_t *tokens, size_t n_tokens,
-                              float *log_probabilities, hymba_error *error);
 
 hymba_session *hy_session_retain(hymba_session *session);
 void hy_session_release(hymba_session *session);

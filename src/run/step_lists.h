@@ -32,6 +32,7 @@ struct hy_step_lists {
     size_t item_capacity;
     struct hy_span *spans;
     size_t span_capacity;
+    size_t max_keys;          /* of one sequence, in the spans listed last */
     float *recurrent;         /* f32 working copies of the items' recurrent states */
     size_t recurrent_capacity; /* floats */
     float *kept;              /* f32 copies of states that are kept for going back */

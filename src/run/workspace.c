@@ -45,6 +45,7 @@ static void divide(struct divider *divider, const struct hy_plan *plan,
     workspace->fused = workspace->proj; /* nobody reads proj once both streams are there */
     workspace->conv = take(divider, rows, inner, f32);
     workspace->dt_b_c = take(divider, rows, config->dt_rank + 2 * config->state_size, f32);
+    workspace->square_sums = workspace->dt_b_c; /* which has 3 columns or more */
     workspace->dt = take(divider, rows, inner, f32);
     workspace->attention = take(divider, rows, inner, f32);
     workspace->ssm = workspace->dt; /* the scan puts each result where its dt was */

@@ -18,11 +18,12 @@ struct hy_workspace {
     size_t logits_buffer_rows; /* the same */
     float *block;         /* all of what follows; rows are buffer_rows */
     float *x;             /* [rows][H]: the residual stream */
-    float *u;             /* [rows][H]: its norm */
+    float *u;             /* [rows][H]: its norm, and a rank's part of what is added to it */
     float *cosine, *sine; /* [rows][qk_size / 2] */
     float *proj;          /* [rows][max_in_rows]: in_proj's output */
     float *conv;          /* [rows][di] */
     float *dt_b_c;        /* [rows][R + 2 N]: x_proj's output */
+    float *square_sums;   /* [rows][2]: of both streams, in the place of dt_b_c */
     float *dt;            /* [rows][di], before the scan */
     float *attention;     /* [rows][di] */
     float *ssm;           /* [rows][di], in the place of dt */

@@ -311,11 +311,17 @@ hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory
     return HYMBA_OK;
 }
 
+hymba_status hy_state_reserve_return(struct hy_state *state, const struct hy_state *saved,
+                                     hymba_error *error)
+{
+    return grow_block_list(state, used_blocks(saved, hy_state_length(saved)), error);
+}
+
 hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *saved,
                                 hymba_error *error)
 {
     size_t n = used_blocks(saved, hy_state_length(saved));
-    hymba_status status = grow_block_list(state, n, error);
+    hymba_status status = hy_state_reserve_return(state, saved, error);
     if (status != HYMBA_OK)
         return status;
     for (size_t i = 0; i < n; i++)

@@ -70,6 +70,10 @@ hymba_status hy_state_copy(const struct hy_state *from, struct hy_memory *memory
 hymba_status hy_state_return_to(struct hy_state *state, const struct hy_state *saved,
                                 hymba_error *error);
 
+/* Room for that, which then does not fail. */
+hymba_status hy_state_reserve_return(struct hy_state *state, const struct hy_state *saved,
+                                     hymba_error *error);
+
 /* Back behind the meta tokens; blocks of its own are kept. */
 void hy_state_reset(struct hy_state *state);
 

@@ -201,6 +201,19 @@ static hymba_status create_context_host(void *sized)
     return create_context(&params);
 }
 
+/* All zeros are one rank. */
+static hymba_status create_context_ranks(void *sized)
+{
+    hymba_context_params params = {.struct_size = sizeof params, .ranks = sized};
+    return create_context(&params);
+}
+
+static hymba_status read_ranks(void *sized)
+{
+    size_t needed;
+    return hymba_ranks_from_environment(sized, NULL, 0, &needed, &error);
+}
+
 static hymba_status estimate_params(void *sized)
 {
     hymba_memory_info info = {.struct_size = sizeof info};
@@ -398,6 +411,8 @@ static const struct sized_call {
     {"hymba_tokenizer_open", "hymba_host", IN, open_tokenizer},
     {"hymba_context_create", "hymba_context_params", IN, create_context},
     {"hymba_context_create, host", "hymba_host", IN, create_context_host},
+    {"hymba_context_create, ranks", "hymba_ranks", IN, create_context_ranks},
+    {"hymba_ranks_from_environment", "hymba_ranks", IN | OUT, read_ranks},
     {"hymba_model_get_memory_info", "hymba_context_params", IN, estimate_params},
     {"hymba_model_get_memory_info", "hymba_memory_info", IN | OUT, estimate},
     {"hymba_session_create", "hymba_session_params", IN, create_session},
@@ -495,6 +510,12 @@ static void assert_filled(const unsigned char *bytes, size_t from, size_t to, in
 
 static void create_all(void)
 {
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "1", 1);
+    setenv("LOCAL_RANK", "0", 1);
+    unsetenv("MASTER_ADDR");
+    unsetenv("MASTER_PORT");
+    unsetenv("HYMBA_MEETING");
     create_page();
     create_world();
 }
@@ -674,6 +695,7 @@ INIT(hymba_model_params)
 INIT(hymba_init_params)
 INIT(hymba_quantize_params)
 INIT(hymba_executor)
+INIT(hymba_ranks)
 INIT(hymba_context_params)
 INIT(hymba_session_params)
 INIT(hymba_sampler_params)
@@ -691,6 +713,7 @@ static const struct {
     {"hymba_init_params", hymba_init_params_begin},
     {"hymba_quantize_params", hymba_quantize_params_begin},
     {"hymba_executor", hymba_executor_begin},
+    {"hymba_ranks", hymba_ranks_begin},
     {"hymba_context_params", hymba_context_params_begin},
     {"hymba_session_params", hymba_session_params_begin},
     {"hymba_sampler_params", hymba_sampler_params_begin},

@@ -1,5 +1,7 @@
 #include "guarded_device.h"
 
+#include "guarded_ranks.h"
+#include "kernel/by_rows.h"
 #include "kernel/fused.h"
 #include "text/candidates.h"
 
@@ -28,6 +30,10 @@ struct pending {
 
 struct hy_device {
     struct hy_kernels kernels;
+    int index;
+    struct guarded_ranks *ranks; /* NULL: it has joined nobody */
+    struct hy_join_args self;    /* a world of one before */
+    bool lost;    /* a rank was missing; told by finish */
     bool failed;  /* for good */
     bool refuses; /* until finish */
     bool in_step;
@@ -48,6 +54,7 @@ static int n_places; /* those behind were never used */
 static struct guarded_control control = {
     .interface_version = HY_DEVICE_INTERFACE,
     .n_devices = 2,
+    .fails_on = -1,
     .fail_open = -1,
     .fail_allocation = -1,
     .fail_finish = -1,
@@ -65,6 +72,13 @@ static void blame(const char *what)
 {
     if (control.n_faults++ == 0)
         snprintf(control.fault, sizeof control.fault, "%s", what);
+}
+
+/* Counts a call; whether it is the one that fails. Where only one device fails, the others' calls
+ * are not counted. */
+static bool fails(const struct hy_device *device, _Atomic long *count, long failing)
+{
+    return (control.fails_on < 0 || device->index == control.fails_on) && (*count)++ == failing;
 }
 
 /* ------------------------------------------------------------------- memory */
@@ -116,7 +130,7 @@ static void *device_allocate(struct hy_device *device, size_t bytes)
         place++;
     if (bytes == 0)
         blame("an allocation of nothing");
-    if (control.n_allocations++ != control.fail_allocation && place < MAX_BLOCKS)
+    if (!fails(device, &control.n_allocations, control.fail_allocation) && place < MAX_BLOCKS)
         data = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (data) {
         memset(data, POISON, bytes);
@@ -158,7 +172,9 @@ static hymba_status device_open(const struct hy_device_params *params, struct hy
     if (!device)
         return hy_fail(error, HYMBA_ERROR_MEMORY, "no memory for a device");
     hy_kernels_generic(&device->kernels);
-    if (params->compute != HYMBA_COMPUTE_F32 && params->compute != HYMBA_COMPUTE_BF16)
+    device->index = params->index;
+    device->self.world_size = 1;
+    if (params->compute <= HYMBA_COMPUTE_DEFAULT || params->compute > HYMBA_COMPUTE_FP8)
         blame("an unknown arithmetic");
     params->log(params->log_user, HYMBA_LOG_INFO, "guarded device");
     control.n_open++;
@@ -178,10 +194,13 @@ static void drop_pending(struct hy_device *device)
 
 static void device_close(struct hy_device *device)
 {
-    for (int i = 0; i < MAX_BLOCKS; i++)
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < n_places; i++)
         if (blocks[i].data && blocks[i].device == device)
             blame("a device is closed before its memory is released");
+    pthread_mutex_unlock(&mutex);
     drop_pending(device);
+    guarded_ranks_leave(device->ranks);
     free(device);
     control.n_open--;
 }
@@ -202,17 +221,30 @@ static void deliver(const struct pending *pending)
                args->width);
 }
 
+static void deliver_all(struct hy_device *device)
+{
+    for (const struct pending *p = device->pending; p; p = p->next)
+        deliver(p);
+    drop_pending(device);
+}
+
+static hymba_status lose(struct hy_device *device, hymba_error *error)
+{
+    device->failed = true;
+    return hy_fail(error, HYMBA_ERROR_TIMEOUT, "another guarded device did not come in time");
+}
+
 static hymba_status device_finish(struct hy_device *device, hymba_error *error)
 {
     begin_apart(device);
-    if (control.n_finishes++ == control.fail_finish) {
+    if (fails(device, &control.n_finishes, control.fail_finish)) {
         drop_pending(device);
         device->failed = control.finish_status != HYMBA_ERROR_MEMORY;
         return hy_fail(error, control.finish_status, "the guarded device fails as told");
     }
-    for (const struct pending *p = device->pending; p; p = p->next)
-        deliver(p);
-    drop_pending(device);
+    deliver_all(device);
+    if (device->lost)
+        return lose(device, error);
     bool refused = device->refuses;
     device->refuses = false;
     return refused ? hy_fail(error, HYMBA_ERROR_MEMORY, "the guarded device fails as told")
@@ -328,7 +360,7 @@ static void device_embed(struct hy_device *device, const struct hy_embed_args *a
     struct hy_embed_args here = *args;
     const struct hy_matrix *table = &args->table;
     begin(device);
-    if (control.n_embeddings++ == control.fail_embedding)
+    if (fails(device, &control.n_embeddings, control.fail_embedding))
         device->refuses = true;
     here.ids = find(args->ids, rows * sizeof *args->ids, "embed: ids");
     here.table.data =
@@ -351,11 +383,19 @@ static float *find_results(const float *y, size_t rows, size_t *stride, size_t n
     return *spare;
 }
 
+/* BF16, or of 8 bits with one scale a row. */
 static struct hy_rounded find_rounded(const struct hy_rounded *rounded, size_t rows)
 {
     struct hy_rounded here = *rounded;
-    if (rounded->data)
-        here.data = find(rounded->data, rows * rounded->stride * 2, "rounded rows");
+    size_t element = rounded->dtype == HYMBA_DTYPE_BF16 ? 2 : 1;
+    if (!rounded->data)
+        return here;
+    here.data = find(rounded->data, rows * rounded->stride * element, "rounded rows");
+    if (element == 2)
+        return here;
+    if (rounded->sums || rounded->block > 1 || hy_padded_row(rounded->group) > rounded->stride)
+        blame("rows of 8 bits that are not rounded one by one");
+    here.scales = find(rounded->scales, rows * sizeof *here.scales, "scales of rounded rows");
     return here;
 }
 
@@ -405,15 +445,18 @@ static void device_matmul(struct hy_device *device, const struct hy_matmul_args 
     struct hy_rounded rounded;
     begin(device);
     if (args->rounded) {
-        rounded = *args->rounded;
-        rounded.data = find(rounded.data, args->m * rounded.stride * 2, "matmul: rounded");
+        rounded = find_rounded(args->rounded, args->m);
         here.rounded = &rounded;
         here.x = NULL;
     } else {
         here.x = find(args->x, floats(args->m, args->x_stride, args->k), "matmul: x");
     }
-    here.w = find(args->w, args->n * hy_row_bytes(args->dtype, args->k), "matmul: w");
-    here.w_scales = find_scales(args->w_scales, args->n, args->k, args->group, "matmul: scales");
+    size_t rows = args->by_rows ? hy_weight_rows(args->n) : args->n;
+    here.w = find(args->w, rows * hy_row_bytes(args->dtype, args->w_stride), "matmul: w");
+    here.w_scales =
+        args->by_rows ? find(args->w_scales, args->n * sizeof(float), "matmul: scales of rows")
+                      : find_scales(args->w_scales, args->n, args->k, args->group,
+                                    "matmul: scales");
     if (args->bias)
         here.bias = find(args->bias, floats(1, 0, args->n), "matmul: bias");
     here.y = find(args->y, floats(args->m, args->y_stride, args->n), "matmul: y");
@@ -425,7 +468,7 @@ static void device_round(struct hy_device *device, const struct hy_round_args *a
     struct hy_round_args here = *args;
     begin(device);
     here.x = find(args->x, floats(rows, args->x_stride, args->n), "round: x");
-    here.y.data = find(args->y.data, rows * args->y.stride * 2, "round: y");
+    here.y = find_rounded(&args->y, rows);
     device->kernels.round(&here, 0, rows);
 }
 
@@ -624,6 +667,8 @@ static void device_fuse(struct hy_device *device, const struct hy_fuse_args *arg
     here.ssm = find(args->ssm, floats(rows, args->ssm_stride, n), "fuse: ssm");
     here.weight_attention = find(args->weight_attention, bytes, "fuse: weight_attention");
     here.weight_ssm = find(args->weight_ssm, bytes, "fuse: weight_ssm");
+    if (args->sums)
+        here.sums = find(args->sums, floats(rows, 2, 2), "fuse: sums");
     float *spare;
     here.y = find_results(args->y, rows, &here.y_stride, args->concat ? 2 * n : n, &spare,
                           "fuse: y");
@@ -643,6 +688,97 @@ static void device_swiglu(struct hy_device *device, const struct hy_swiglu_args 
     here.rounded = find_rounded(&args->rounded, rows);
     hy_fused_swiglu(&device->kernels, &here, 0, rows);
     free(spare);
+}
+
+static void device_square_sums(struct hy_device *device, const struct hy_square_sums_args *args,
+                               size_t rows)
+{
+    struct hy_square_sums_args here = *args;
+    begin(device);
+    here.attention = find(args->attention, floats(rows, args->attention_stride, args->n),
+                          "square_sums: attention");
+    here.ssm = find(args->ssm, floats(rows, args->ssm_stride, args->n), "square_sums: ssm");
+    here.sums = find(args->sums, floats(rows, 2, 2), "square_sums: sums");
+    device->kernels.square_sums(&here, 0, rows);
+}
+
+/* ---------------------------------------------------------------------- ranks */
+
+/* The rows of x of all ranks, in the order of ranks, one row after another; from malloc. NULL: one
+ * is missing. A device alone has its own. */
+static float *gather_rows(struct hy_device *device, const struct hy_all_sum_args *args,
+                          const float *x, size_t rows)
+{
+    size_t n = args->n, bytes = rows * n * sizeof *x;
+    float *mine = malloc(bytes), *all = malloc(device->self.world_size * bytes);
+    for (size_t t = 0; t < rows; t++)
+        memcpy(mine + t * n, x + t * args->x_stride, n * sizeof *x);
+    bool whole = true;
+    if (device->ranks)
+        whole = !device->lost &&
+                guarded_ranks_gather(device->ranks, &device->self, mine, all, bytes);
+    else
+        memcpy(all, mine, bytes);
+    free(mine);
+    if (whole)
+        return all;
+    device->lost = true;
+    free(all);
+    return NULL;
+}
+
+static void device_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                           size_t rows)
+{
+    begin(device);
+    const float *x = find(args->x, floats(rows, args->x_stride, args->n), "all_sum: x");
+    float *y = find(args->y, floats(rows, args->y_stride, args->n), "all_sum: y");
+    float *all = gather_rows(device, args, x, rows);
+    control.n_sums++;
+    for (size_t t = 0; all && t < rows; t++)
+        for (size_t i = 0; i < args->n; i++) {
+            float sum = all[t * args->n + i];
+            for (uint32_t rank = 1; rank < device->self.world_size; rank++)
+                sum += all[(rank * rows + t) * args->n + i];
+            float *to = &y[t * args->y_stride + i];
+            *to = args->accumulate ? *to + sum : sum;
+        }
+    free(all);
+}
+
+static hymba_status device_make_id(unsigned char *id, hymba_error *error)
+{
+    (void)error;
+    guarded_ranks_make_id(id);
+    return HYMBA_OK;
+}
+
+static hymba_status device_join(struct hy_device *device, const struct hy_join_args *args,
+                                hymba_error *error)
+{
+    if (device->ranks)
+        blame("a device joins twice");
+    device->self = *args;
+    if (args->world_size == 1)
+        return HYMBA_OK;
+    device->ranks = guarded_ranks_join(args);
+    return device->ranks ? HYMBA_OK
+                         : hy_fail(error, HYMBA_ERROR_TIMEOUT,
+                                   "not all guarded devices joined in time");
+}
+
+/* A failure of memory is left to the next finish. */
+static hymba_status device_exchange(struct hy_device *device, const void *mine, void *all,
+                                    size_t bytes, hymba_error *error)
+{
+    begin_apart(device);
+    deliver_all(device);
+    if (!device->ranks)
+        memcpy(all, mine, bytes);
+    else if (device->lost ||
+             !guarded_ranks_gather(device->ranks, &device->self, mine, all, bytes))
+        return lose(device, error);
+    return HYMBA_OK;
 }
 
 static void device_sample(struct hy_device *device, const struct hy_sample_args *args)
@@ -704,10 +840,15 @@ const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version)
         .scan = device_scan,
         .fuse = device_fuse,
         .swiglu = device_swiglu,
+        .square_sums = device_square_sums,
+        .all_sum = device_all_sum,
         .sample = device_sample,
         .begin_step = device_begin_step,
         .end_step = device_end_step,
         .finish = device_finish,
+        .make_id = device_make_id,
+        .join = device_join,
+        .exchange = device_exchange,
     };
     ops.interface_version = control.interface_version;
     return control.interface_version && interface_version == HY_DEVICE_INTERFACE ? &ops : NULL;

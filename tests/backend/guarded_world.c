@@ -29,6 +29,7 @@ void guarded_begin(void)
     *guarded = (struct guarded_control){
         .interface_version = HY_DEVICE_INTERFACE,
         .n_devices = 2,
+        .fails_on = -1,
         .fail_open = -1,
         .fail_allocation = -1,
         .fail_finish = -1,
@@ -40,7 +41,8 @@ void guarded_begin(void)
 
 void guarded_end(void)
 {
-    ck_assert_msg(guarded->n_faults == 0, "%ld faults: %s", guarded->n_faults, guarded->fault);
+    long n_faults = guarded->n_faults;
+    ck_assert_msg(n_faults == 0, "%ld faults: %s", n_faults, guarded->fault);
     ck_assert_int_eq(guarded->n_blocks, 0);
     ck_assert_int_eq(guarded->n_open, 0);
     dlclose(plugin);

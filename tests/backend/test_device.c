@@ -209,6 +209,7 @@ static const struct variant {
     {"goldens/a_all_features",
      {.compute = HYMBA_COMPUTE_BF16, .cache_type = HYMBA_DTYPE_INT8},
      {0}, 0},
+    {"goldens/a_all_features", {.cache_type = HYMBA_DTYPE_FP8, .rewind_tokens = 2}, {0}, 0},
     {"goldens/b_no_meta", {.max_step_tokens = 7, .rewind_tokens = 8}, {0}, 0},
     {"goldens/c_all_sliding", {.state_type = HYMBA_DTYPE_F16, .rewind_tokens = 2}, {0}, 0},
     {"goldens/d_all_full",
@@ -398,6 +399,98 @@ START_TEST(quantised_weights_are_taken_along)
 }
 END_TEST
 
+/* A projection in 8 bits, with rows that have whole vectors and a scale each. */
+static uint64_t narrow_bytes(const struct hy_matrix *matrix)
+{
+    uint64_t rows = (matrix->rows + 15) / 16 * 16, columns = (matrix->columns + 31) / 32 * 32;
+    return matrix->data ? rows * (columns + sizeof(float)) : 0;
+}
+
+static uint64_t own_bytes(const struct hy_matrix *matrix)
+{
+    uint64_t scales = matrix->group ? matrix->rows * (matrix->columns / matrix->group) * 2 : 0;
+    return matrix->rows * hy_row_bytes(matrix->dtype, matrix->columns) + scales;
+}
+
+/* What goes to a device with projections of 8 bits. */
+static uint64_t narrow_upload(hymba_model *model)
+{
+    uint64_t bytes = uploaded_bytes(model);
+    for (uint32_t i = 0; i < model->plan.config.n_layers; i++) {
+        const struct hy_layer_weights *layer = &model->weights.layers[i];
+        const struct hy_matrix *projections[] = {&layer->in_proj, &layer->out_proj, &layer->gate,
+                                                 &layer->up, &layer->down};
+        for (int k = 0; k < 5; k++)
+            bytes += narrow_bytes(projections[k]) - own_bytes(projections[k]);
+    }
+    return bytes;
+}
+
+static const struct {
+    int32_t compute;
+    hymba_dtype quantize;
+} narrow_kinds[] = {
+    {HYMBA_COMPUTE_INT8, HYMBA_DTYPE_DEFAULT}, {HYMBA_COMPUTE_FP8, HYMBA_DTYPE_DEFAULT},
+    {HYMBA_COMPUTE_INT8, HYMBA_DTYPE_INT8},    {HYMBA_COMPUTE_FP8, HYMBA_DTYPE_INT4},
+};
+
+static uint64_t weight_bytes(const hymba_model *model, int32_t compute)
+{
+    hymba_memory_info memory = {.struct_size = sizeof memory, .n_tokens = 10};
+    hymba_context_params params = {
+        .struct_size = sizeof params, .device = "cuda", .compute = compute};
+    test_status(hymba_model_get_memory_info(model, &params, &memory, &error), HYMBA_OK, error);
+    return memory.weight_bytes - model->weights.bytes;
+}
+
+/* A whole step or many, alone or in a batch: the same bits; near those of f32, of other weights. */
+START_TEST(projections_of_8_bits)
+{
+    enum { N = 3, N_IDS = 12 };
+    int32_t ids[N_IDS], compute = narrow_kinds[_i].compute;
+    struct golden golden;
+    golden_open(&golden, "goldens/f_official_like");
+    size_t vocabulary = golden.model->plan.config.vocabulary_size;
+    quantise(&golden, narrow_kinds[_i].quantize);
+    for (int i = 0; i < N_IDS; i++)
+        ids[i] = 3 * i + 1;
+    long before = guarded->n_uploaded;
+    hymba_context_params params = {.compute = compute, .max_step_tokens = 20};
+    hymba_context *contexts[] = {
+        guarded_context(golden.model, params, "cuda"),
+        guarded_context(golden.model, params, "cuda"),
+        guarded_context(golden.model, (hymba_context_params){.compute = HYMBA_COMPUTE_F32},
+                        "cpu")};
+    ck_assert_uint_eq((uint64_t)(guarded->n_uploaded - before), narrow_upload(golden.model));
+    ck_assert_uint_ge(weight_bytes(golden.model, compute), narrow_upload(golden.model));
+    if (narrow_kinds[_i].quantize == HYMBA_DTYPE_DEFAULT)
+        ck_assert_uint_lt(weight_bytes(golden.model, compute),
+                          weight_bytes(golden.model, HYMBA_COMPUTE_BF16));
+    hymba_session *sessions[N];
+    const float *logits[N];
+    for (int i = 0; i < N; i++)
+        test_status(hymba_session_create(contexts[i], NULL, &sessions[i], &error), HYMBA_OK,
+                    error);
+    for (int i = 0; i < N; i++) {
+        size_t first = i == 0 ? N_IDS : 5;
+        test_status(hymba_session_append(sessions[i], ids, first, HYMBA_LOGITS_LAST, &error),
+                    HYMBA_OK, error);
+        for (size_t k = first; k < N_IDS; k++)
+            test_status(hymba_session_append(sessions[i], ids + k, 1, HYMBA_LOGITS_LAST, &error),
+                        HYMBA_OK, error);
+        test_status(hymba_session_logits(sessions[i], &logits[i], NULL, &error), HYMBA_OK, error);
+    }
+    ck_assert_mem_eq(logits[0], logits[1], vocabulary * sizeof(float));
+    double difference = golden_difference(logits[0], logits[2], vocabulary);
+    ck_assert_msg(difference > 0.0 && difference < 3.0, "the logits differ by %g", difference);
+    for (int i = 0; i < N; i++) {
+        hymba_session_release(sessions[i]);
+        hymba_context_release(contexts[i]);
+    }
+    golden_close(&golden);
+}
+END_TEST
+
 /* Three sessions' single tokens: what a step copies within the device, it copies in lists: keys and
  * values and, where sessions can go back, the states to go back to. Nothing else is copied, nor are
  * states converted, whatever their type is. */
@@ -448,7 +541,7 @@ static void check_speed(hymba_context *context)
     ck_assert_double_gt(bandwidth, 0.0);
 }
 
-/* In f32, in bf16, and with weights that the device expands first. */
+/* In f32, in bf16, with weights that the device expands first, and in 8 bits. */
 START_TEST(speed_is_measured_on_the_device)
 {
     static const struct {
@@ -458,6 +551,8 @@ START_TEST(speed_is_measured_on_the_device)
         {HYMBA_DTYPE_DEFAULT, HYMBA_COMPUTE_F32},
         {HYMBA_DTYPE_DEFAULT, HYMBA_COMPUTE_BF16},
         {HYMBA_DTYPE_INT8, HYMBA_COMPUTE_BF16},
+        {HYMBA_DTYPE_DEFAULT, HYMBA_COMPUTE_INT8},
+        {HYMBA_DTYPE_INT4, HYMBA_COMPUTE_FP8},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         hymba_model *model;
@@ -590,17 +685,26 @@ START_TEST(what_cannot_be_opened_is_told_in_one_sentence)
 }
 END_TEST
 
-START_TEST(what_a_device_cannot_do_is_refused)
+START_TEST(arithmetic_that_there_is_not)
 {
+    static const struct {
+        const char *device;
+        int32_t compute;
+        hymba_status status;
+    } cases[] = {
+        {"cpu", HYMBA_COMPUTE_FP8, HYMBA_ERROR_UNSUPPORTED},
+        {"cpu", HYMBA_COMPUTE_FP8 + 1, HYMBA_ERROR_ARGUMENT},
+        {"cuda", HYMBA_COMPUTE_FP8 + 1, HYMBA_ERROR_ARGUMENT},
+        {"cuda", -1, HYMBA_ERROR_ARGUMENT},
+    };
     struct golden golden;
     hymba_context *context;
-    hymba_context_params params = {.struct_size = sizeof params, .device = "cuda",
-                                   .compute = HYMBA_COMPUTE_INT8};
     golden_open(&golden, "goldens/f_official_like");
-    for (int i = 0; i < 2; i++) {
-        test_status(hymba_context_create(golden.model, &params, &context, &error),
-                    HYMBA_ERROR_UNSUPPORTED, error);
-        quantise(&golden, HYMBA_DTYPE_INT8);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        hymba_context_params params = {.struct_size = sizeof params, .device = cases[i].device,
+                                       .compute = cases[i].compute};
+        test_status(hymba_context_create(golden.model, &params, &context, &error), cases[i].status,
+                    error);
     }
     golden_close(&golden);
 }
@@ -685,8 +789,8 @@ static void end_life(hymba_model *model, struct life *life, bool sound)
 }
 
 /* Lets each allocation or finish of a life fail in turn, and looks at what is left. */
-static void fail_each(hymba_model *model, long *number, const long *count, hymba_status status,
-                      bool sound)
+static void fail_each(hymba_model *model, long *number, const _Atomic long *count,
+                      hymba_status status, bool sound)
 {
     hymba_context *bystander = guarded_context(model, (hymba_context_params){0}, "cuda:1");
     hymba_session *other;
@@ -862,8 +966,9 @@ int main(void)
     tcase_add_test(failures, speed_without_memory_or_without_a_device);
     tcase_add_test(failures, without_memory_for_opening_there_is_no_context);
     tcase_add_loop_test(failures, quantised_weights_are_taken_along, 0, 2);
+    tcase_add_loop_test(failures, projections_of_8_bits, 0, 4);
     tcase_add_test(failures, what_cannot_be_opened_is_told_in_one_sentence);
-    tcase_add_test(failures, what_a_device_cannot_do_is_refused);
+    tcase_add_test(failures, arithmetic_that_there_is_not);
     tcase_add_test(failures, a_call_is_undone_behind_an_untold_failure);
     tcase_add_test(failures, kernels_are_measured_on_the_device);
     tcase_add_loop_test(failures, a_failure_leaves_sessions_in_their_last_good_state, 0, 3);

@@ -105,7 +105,7 @@ END_TEST
 START_TEST(without_memory_at_most_one_request_fails)
 {
     long *number = _i == 0 ? &guarded->fail_finish : &guarded->fail_allocation;
-    const long *count = _i == 0 ? &guarded->n_finishes : &guarded->n_allocations;
+    const _Atomic long *count = _i == 0 ? &guarded->n_finishes : &guarded->n_allocations;
     long n_struck = 0;
     guarded->finish_status = HYMBA_ERROR_MEMORY;
     open_world(9);

@@ -35,11 +35,17 @@ START_TEST(products)
     args = (struct hy_matmul_args){
         .m = 2, .n = 5, .k = 64, .dtype = HYMBA_DTYPE_BF16, .rounded = &rounded};
     check(HY_OP_MATMUL, &args, 0, 5 * 128 + 2 * 128 + 40, 1280);
-    rounded = (struct hy_rounded){.dtype = HYMBA_DTYPE_INT8, .group = 32};
+    int32_t sums[4];
+    rounded = (struct hy_rounded){.dtype = HYMBA_DTYPE_INT8, .sums = sums, .group = 32};
     args = (struct hy_matmul_args){
         .m = 2, .n = 5, .k = 64, .dtype = HYMBA_DTYPE_INT4, .group = 32, .rounded = &rounded};
     /* half a byte each and two scales; activations: a byte each, two scales and two sums */
     check(HY_OP_MATMUL, &args, 0, 5 * (32 + 4) + 2 * (64 + 16) + 40, 1280);
+    rounded = (struct hy_rounded){.dtype = HYMBA_DTYPE_FP8, .group = 50};
+    args = (struct hy_matmul_args){.m = 2, .n = 5, .k = 50, .dtype = HYMBA_DTYPE_FP8, .group = 50,
+                                   .rounded = &rounded, .by_rows = true};
+    /* rows of whole vectors with a scale each */
+    check(HY_OP_MATMUL, &args, 0, 5 * (64 + 4) + 2 * (50 + 4) + 40, 1000);
 }
 END_TEST
 
@@ -162,6 +168,17 @@ START_TEST(sampling)
 }
 END_TEST
 
+START_TEST(of_ranks)
+{
+    struct hy_square_sums_args squares = {.n = 10};
+    struct hy_all_sum_args sum = {.n = 10};
+    check(HY_OP_SQUARE_SUMS, &squares, 3, 3 * 80 + 3 * 8, 3 * 40);
+    check(HY_OP_ALL_SUM, &sum, 3, 3 * 80, 0);
+    sum.accumulate = true;
+    check(HY_OP_ALL_SUM, &sum, 3, 3 * 120, 30);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("op cost");
@@ -173,6 +190,7 @@ int main(void)
     tcase_add_test(tests, attention);
     tcase_add_test(tests, recurrent);
     tcase_add_test(tests, sampling);
+    tcase_add_test(tests, of_ranks);
     suite_add_tcase(suite, tests);
     return test_main(suite);
 }

@@ -477,7 +477,7 @@ START_TEST(enumerations_out_of_range)
         hymba_context_params state = {.struct_size = sizeof state,
                                       .state_type = bad[i] == 3 ? 4 : bad[i]};
         hymba_context_params compute = {.struct_size = sizeof compute,
-                                        .compute = bad[i] == 3 ? 4 : bad[i]};
+                                        .compute = bad[i] == 3 ? 5 : bad[i]};
         hymba_init_params init = {.struct_size = sizeof init,
                                   .dtype = bad[i] == 3 ? 4 : bad[i]};
         hymba_memory_info memory = {.struct_size = sizeof memory};
@@ -498,8 +498,8 @@ START_TEST(enumerations_out_of_range)
         REFUSE("type", hymba_quantize, "examples/demo", "nowhere", &type);
         REFUSE("method", hymba_quantize, "examples/demo", "nowhere", &method);
         ck_assert_str_eq(hymba_stop_name(bad[i] == 3 ? 6 : bad[i]), "none");
-        ck_assert_ptr_null(hymba_dtype_name(bad[i] == 3 ? 6 : bad[i]));
-        ck_assert_uint_eq(hymba_dtype_size(bad[i] == 3 ? 6 : bad[i]), 0);
+        ck_assert_ptr_null(hymba_dtype_name(bad[i] == 3 ? 7 : bad[i]));
+        ck_assert_uint_eq(hymba_dtype_size(bad[i] == 3 ? 7 : bad[i]), 0);
         ck_assert_str_eq(hymba_status_name(bad[i] == -1 ? 1 : bad[i]), "unknown status");
     }
 }

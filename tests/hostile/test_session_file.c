@@ -4,10 +4,12 @@
  */
 #include "hostile.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../fuzz/fuzz_container.h"
+#include "run/saved_format.h"
 
 static struct test_host host;
 static hymba_error error;
@@ -241,6 +243,69 @@ START_TEST(a_loaded_session_keeps_its_limit)
 }
 END_TEST
 
+/* Every byte of keys and values behind the meta tokens becomes 0xff: NaN in every type, or bytes
+ * whose scale is; the session loads, and what is computed of it is not a number. */
+static void spoil_rows(struct fuzz_container *container)
+{
+    for (size_t i = 0; i < container->n; i++) {
+        struct fuzz_file *bytes = &container->chunks[i].bytes;
+        struct hy_saved_state state;
+        size_t first = 0;
+        if (container->chunks[i].tag == HY_TAG_STATE) {
+            memcpy(&state, bytes->data, sizeof state);
+            first = sizeof state + (size_t)state.n_blocks * sizeof(uint64_t);
+        } else if (container->chunks[i].tag != HY_TAG_BLOCKS) {
+            continue;
+        }
+        memset(bytes->data + first, 0xff, bytes->size - first);
+    }
+}
+
+/* _i: the cache type. */
+START_TEST(rows_that_are_no_numbers)
+{
+    static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                                        HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
+    hymba_context_params one = {
+        .struct_size = sizeof one, .n_threads = 1, .cache_type = types[_i]};
+    hymba_model_params params = {.struct_size = sizeof params, .host = &host.host};
+    hymba_model *attention;
+    hymba_context *kept = context;
+    hymba_session *loaded;
+    hymba_sampler *sampler;
+    struct fuzz_container container;
+    const float *logits;
+    size_t rows;
+    int32_t token;
+    test_status(hymba_model_open(test_data("variants/attention_only"), &params, &attention,
+                                 &error),
+                HYMBA_OK, error);
+    test_status(hymba_context_create(attention, &one, &context, &error), HYMBA_OK, error);
+    hymba_session *session = make_session(20);
+    save(session);
+    hymba_session_release(session);
+    fuzz_container_unpack(file.data, file.size, &container);
+    spoil_rows(&container);
+    fuzz_file_free(&file);
+    fuzz_container_pack(&container, &file);
+    fuzz_container_free(&container);
+    test_status(hymba_session_load_memory(context, file.data, file.size, NULL, &loaded, &sampler,
+                                          NULL, &error),
+                HYMBA_OK, error);
+    test_status(hymba_session_append(loaded, tokens, 3, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
+                error);
+    test_status(hymba_session_logits(loaded, &logits, &rows, &error), HYMBA_OK, error);
+    ck_assert(isnan(logits[0]));
+    test_status(hymba_sampler_sample(sampler, logits, 2, &token, &error), HYMBA_ERROR_ARGUMENT,
+                error);
+    hymba_sampler_release(sampler);
+    hymba_session_release(loaded);
+    hymba_context_release(context);
+    hymba_model_release(attention);
+    context = kept;
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("session file");
@@ -251,6 +316,7 @@ int main(void)
     tcase_add_test(tests, every_flipped_bit_is_refused_or_changes_nothing);
     tcase_add_test(tests, every_flipped_bit_behind_the_checksums_is_refused_or_harmless);
     tcase_add_test(tests, a_loaded_session_keeps_its_limit);
+    tcase_add_loop_test(tests, rows_that_are_no_numbers, 0, 5);
     suite_add_tcase(suite, tests);
     return test_main(suite);
 }

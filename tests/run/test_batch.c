@@ -134,11 +134,11 @@ static void check_batches(const struct golden *golden, hymba_context_params refe
 START_TEST(cuts_batches_steps_and_threads_change_no_bit)
 {
     static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                        HYMBA_DTYPE_INT8};
-    static const uint32_t steps[] = {0, 16, 3, 5};
+                                        HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
+    static const uint32_t steps[] = {0, 16, 3, 5, 7};
     struct golden golden;
     golden_open(&golden, models[_i]);
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         int compute = k == 0 ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_BF16;
         hymba_context_params one = {
             .cache_type = types[k], .n_threads = 1, .compute = compute};

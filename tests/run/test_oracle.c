@@ -382,7 +382,7 @@ static void begin_history(struct history *history, hymba_dtype cache_type)
 START_TEST(random_histories_equal_recomputing)
 {
     static const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                        HYMBA_DTYPE_INT8};
+                                        HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
     enum { N_TYPES = sizeof types / sizeof types[0] };
     struct history *history = calloc(1, sizeof *history);
     hymba_context *references[N_TYPES];

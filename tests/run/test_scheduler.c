@@ -719,6 +719,35 @@ START_TEST(arguments_are_checked)
 }
 END_TEST
 
+START_TEST(a_sampler_is_in_one_scheduler)
+{
+    open_simple(8);
+    hymba_context *context = make_context(world.golden.model,
+                                          (hymba_context_params){.n_threads = 1});
+    hymba_scheduler *other = make_scheduler(context, 8);
+    struct scheduled *item = add_random(0, 4, 3);
+    hymba_session *session;
+    uint64_t number;
+    test_status(hymba_session_create(context, NULL, &session, &error), HYMBA_OK, error);
+    test_status(hymba_scheduler_add(other, session, item->sampler, (int32_t[]){1, 2}, 2, NULL,
+                                    &number, &error),
+                HYMBA_ERROR_STATE, error);
+    ck_assert_uint_eq(hymba_scheduler_count(other), 0);
+    finish_world();
+    compare(item);
+    test_status(hymba_scheduler_add(other, session, item->sampler, (int32_t[]){1, 2}, 2, NULL,
+                                    &number, &error),
+                HYMBA_OK, error); /* the first request has ended */
+    hymba_scheduler_release(other);
+    test_status(hymba_scheduler_add(world.scheduler, world.list[0].session, item->sampler,
+                                    (int32_t[]){1, 2}, 2, NULL, &number, &error),
+                HYMBA_OK, error); /* the last release ends requests, too */
+    hymba_session_release(session);
+    hymba_context_release(context);
+    close_world();
+}
+END_TEST
+
 START_TEST(too_few_events_compute_nothing)
 {
     hymba_request_event events[3];
@@ -786,6 +815,7 @@ int main(void)
         tcase_add_test(tests, an_allocation_fails_one_request_at_most);
     tcase_add_test(tests, a_snapshot_without_memory_fails_its_request_alone);
     tcase_add_test(tests, arguments_are_checked);
+    tcase_add_test(tests, a_sampler_is_in_one_scheduler);
     tcase_add_test(tests, too_few_events_compute_nothing);
     tcase_add_test(tests, events_of_a_newer_caller);
     suite_add_tcase(suite, tests);

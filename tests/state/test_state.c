@@ -569,7 +569,7 @@ static const struct shape shapes[] = {
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-/* _i: number of the shape. Rows of an int8 cache end at odd addresses. */
+/* _i: number of the shape. Rows of int8 and fp8 caches end at odd addresses. */
 START_TEST(random_lives)
 {
     static const struct hy_layout_params params[] = {
@@ -577,6 +577,7 @@ START_TEST(random_lives)
         {HYMBA_DTYPE_F16, HYMBA_DTYPE_F16, STEP_ROWS, 4},
         {HYMBA_DTYPE_BF16, HYMBA_DTYPE_F32, STEP_ROWS, MAX_REWIND},
         {HYMBA_DTYPE_INT8, HYMBA_DTYPE_F32, STEP_ROWS, 5},
+        {HYMBA_DTYPE_FP8, HYMBA_DTYPE_BF16, STEP_ROWS, 2},
     };
     for (unsigned i = 0; i < sizeof params / sizeof params[0]; i++) {
         test_random_seed(100 * (unsigned)_i + i);
@@ -713,14 +714,17 @@ START_TEST(memory_of_the_published_shape)
 }
 END_TEST
 
-/* The same with int8 caches: a byte an element and four bytes for each head's key and value. */
-START_TEST(memory_of_int8_caches)
+/* The same with int8 or fp8 caches: a byte an element and four bytes for each head's key and
+ * value. */
+START_TEST(memory_of_caches_with_scales)
 {
+    struct hy_layout_params params = int8_params;
     struct hy_plan plan;
     struct hy_state_layout layout;
     hymba_memory_info info = {.struct_size = sizeof info, .n_tokens = 8192};
+    params.cache_type = _i ? HYMBA_DTYPE_FP8 : HYMBA_DTYPE_INT8;
     create_preset_plan("1.5b", &plan);
-    test_status(hy_layout_create(&memory, &plan, &int8_params, &layout, &error), HYMBA_OK, error);
+    test_status(hy_layout_create(&memory, &plan, &params, &layout, &error), HYMBA_OK, error);
     test_status(hy_layout_memory(&layout, &info, &error), HYMBA_OK, error);
     ck_assert_uint_eq(info.meta_bytes, UINT64_C(17) * 128 * 5 * (192 + 8));
     ck_assert_uint_eq(info.kv_bytes,
@@ -903,7 +907,7 @@ int main(void)
     tcase_add_test(tests, blocks_are_shared_until_written);
     tcase_add_test(tests, copies_do_not_disturb_each_other);
     tcase_add_test(tests, memory_of_the_published_shape);
-    tcase_add_test(tests, memory_of_int8_caches);
+    tcase_add_loop_test(tests, memory_of_caches_with_scales, 0, 2);
     tcase_add_loop_test(tests, memory_is_as_announced, 0, 2);
     tcase_add_test(tests, memory_of_going_back);
     tcase_add_test(tests, sizes_that_do_not_fit);

@@ -51,6 +51,8 @@ START_TEST(a_device_that_cannot_be_had_is_told_in_one_line)
     ck_assert_int_eq(setenv("HYMBA_CUDA_PLUGIN", "/nowhere/libhymba-cuda.so", 1), 0);
     check_refused(1, "", "/nowhere/libhymba-cuda.so", "generate --device cuda");
     check_refused(1, "", "/nowhere/libhymba-cuda.so", "generate --device cuda:3");
+    check_refused(1, "", "/nowhere/libhymba-cuda.so", "generate --device cuda:0,1");
+    check_refused(1, "", "twice", "generate --device cuda:1,0,1");
     ck_assert_int_eq(setenv("HYMBA_CUDA_PLUGIN", "libhymba-cuda.so", 1), 0);
     check_refused(1, "", "absolute path", "generate --device cuda");
     ck_assert_int_eq(unsetenv("HYMBA_CUDA_PLUGIN"), 0);

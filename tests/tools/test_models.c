@@ -100,18 +100,22 @@ START_TEST(info_of_a_preset)
 END_TEST
 
 /* A scale of four bytes for each head's key and each head's value. */
-START_TEST(info_of_int8_caches)
+START_TEST(info_of_caches_with_scales)
 {
-    struct result result =
-        run_well("", "info --preset 1.5b --context 8192 --cache-type int8 --json");
-    json_t *object = parse_json(result.out);
-    const json_t *session = json_object_get(object, "session");
-    ck_assert_str_eq(string_of(session, "cache_type"), "int8");
-    ck_assert_int_eq(integer_of(session, "meta_bytes"), (json_int_t)17 * 128 * 5 * (192 + 8));
-    ck_assert_int_eq(integer_of(session, "kv_bytes"),
-                     (json_int_t)(3 * 8192 + 14 * 1024) * 5 * (192 + 8));
-    json_decref(object);
-    free_result(&result);
+    static const char *const types[] = {"int8", "fp8"};
+    for (size_t i = 0; i < 2; i++) {
+        struct result result =
+            run_well("", "info --preset 1.5b --context 8192 --cache-type %s --json", types[i]);
+        json_t *object = parse_json(result.out);
+        const json_t *session = json_object_get(object, "session");
+        ck_assert_str_eq(string_of(session, "cache_type"), types[i]);
+        ck_assert_int_eq(integer_of(session, "meta_bytes"),
+                         (json_int_t)17 * 128 * 5 * (192 + 8));
+        ck_assert_int_eq(integer_of(session, "kv_bytes"),
+                         (json_int_t)(3 * 8192 + 14 * 1024) * 5 * (192 + 8));
+        json_decref(object);
+        free_result(&result);
+    }
 }
 END_TEST
 
@@ -260,8 +264,9 @@ START_TEST(bench_counts_bytes)
     json_int_t values = integer_of(shape, "qk_head_size") + integer_of(shape, "v_head_size");
     json_decref(info);
     free_result(&result);
-    static const char *const ways[] = {"", "--separate", "--cache-type int8 --separate"};
-    for (json_int_t i = 0; i < 3; i++) {
+    static const char *const ways[] = {"", "--separate", "--cache-type int8 --separate",
+                                       "--cache-type fp8 --separate"};
+    for (json_int_t i = 0; i < 4; i++) {
         json_int_t entry = heads * (i < 2 ? 4 * values : values + 8);
         json_int_t meta = 6 * n_meta * entry;
         result = run_well("", "bench -p 1 -n 2 -d 300 -b 1,3 --json --read-buffer 64 %s",
@@ -308,7 +313,7 @@ int main(void)
 {
     const TTest *const tests[] = {
         info_of_the_demo, info_tells_the_instruction_set, info_of_a_preset,
-        info_of_int8_caches, init_writes_a_model_that_runs, init_from_a_configuration,
+        info_of_caches_with_scales, init_writes_a_model_that_runs, init_from_a_configuration,
         bench_of_the_demo, bench_of_kernels, bench_counts_bytes,
         bench_tells_its_own_peak_of_memory,
     };

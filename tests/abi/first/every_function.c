@@ -251,6 +251,36 @@ static void use_executor(hymba_model *model)
     hymba_context_release(context);
 }
 
+/* One rank, as a launcher of processes would start it; and, where there are devices, an id. */
+static void use_ranks(hymba_model *model)
+{
+    hymba_context_params params = {.struct_size = sizeof params};
+    hymba_context_info info = {.struct_size = sizeof info};
+    hymba_ranks ranks;
+    hymba_context *context;
+    unsigned char id[HYMBA_UNIQUE_ID_BYTES];
+    char meeting[64];
+    size_t needed = 0;
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "1", 1);
+    setenv("LOCAL_RANK", "0", 1);
+    setenv("HYMBA_MEETING", "tcp://127.0.0.1:29511", 1);
+    hymba_ranks_init(&ranks, sizeof ranks);
+    ranks.timeout_ms = 1000;
+    OK(hymba_ranks_from_environment(&ranks, meeting, sizeof meeting, &needed, &error));
+    EXPECT(needed == strlen(meeting) + 1 && ranks.meeting == meeting);
+    EXPECT(ranks.rank == 0 && ranks.world_size == 1 && ranks.local_rank == 0);
+    ranks.unique_id = id;
+    params.ranks = &ranks;
+    OK(hymba_context_create(model, &params, &context, &error));
+    OK(hymba_context_get_info(context, &info, &error));
+    EXPECT(info.rank == 0 && info.world_size == 1);
+    hymba_context_release(context);
+    hymba_status status = hymba_unique_id(id, &error);
+    EXPECT(status == HYMBA_OK || status == HYMBA_ERROR_DEVICE ||
+           status == HYMBA_ERROR_UNSUPPORTED);
+}
+
 static hymba_context *use_context(hymba_model *model)
 {
     hymba_context_params params;
@@ -282,6 +312,7 @@ static hymba_context *use_context(hymba_model *model)
     EXPECT(info.compute == HYMBA_COMPUTE_F32);
     double rate = 0;
     use_executor(model);
+    use_ranks(model);
     OK(hymba_context_measure_products(context, &rate, &error));
     EXPECT(rate > 0);
     EXPECT(hymba_context_measure_bandwidth(context, 1 << 20, &rate, &error)

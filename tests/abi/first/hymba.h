@@ -90,6 +90,7 @@ enum {
     HYMBA_ERROR_UNSUPPORTED = -22,/* well-formed, but nothing this library (version) can do */
     HYMBA_ERROR_MISSING = -23,    /* the model lacks what the call needs: weights, tokenizer, ... */
     HYMBA_ERROR_DEVICE = -30,     /* the device or its plug-in cannot be had, or failed */
+    HYMBA_ERROR_TIMEOUT = -31,    /* another rank (hymba_ranks) did not come or answer in time */
     HYMBA_ERROR_BUSY = -40,       /* another call is running on this context */
     HYMBA_ERROR_STATE = -41,      /* the object cannot do this now, e.g. logits before any token */
     HYMBA_ERROR_CANCELLED = -42,  /* stopped by hymba_context_cancel or a progress callback */
@@ -132,7 +133,8 @@ enum {
     HYMBA_PHASE_META = 2,     /* unit: meta tokens; the meta tokens' state, once per context */
     HYMBA_PHASE_PREFILL = 3,  /* unit: tokens; calls with more tokens than one step takes */
     HYMBA_PHASE_WRITE = 4,    /* unit: bytes */
-    HYMBA_PHASE_QUANTIZE = 5  /* unit: bytes of the weights that are quantised */
+    HYMBA_PHASE_QUANTIZE = 5, /* unit: bytes of the weights that are quantised */
+    HYMBA_PHASE_MEETING = 6   /* unit: ranks that have come; while a context waits for them */
 };
 
 /*
@@ -172,10 +174,13 @@ enum {
     HYMBA_DTYPE_BF16 = 3,
     HYMBA_DTYPE_INT8 = 4, /* with scales: one for each group of weights, or for each row of a
                              head's keys or values */
-    HYMBA_DTYPE_INT4 = 5  /* weights only, with scales */
+    HYMBA_DTYPE_INT4 = 5, /* weights only, with scales */
+    HYMBA_DTYPE_FP8 = 6   /* keys and values only: a sign, 4 bits of exponent, 3 of mantissa (E4M3,
+                             without infinities; the greatest is 448) */
 };
 
-/* "f32", "f16", "bf16", "int8", "int4"; NULL for any other number. Static storage. Any thread. */
+/* "f32", "f16", "bf16", "int8", "int4", "fp8"; NULL for any other number. Static storage. Any
+ * thread. */
 HYMBA_API const char *hymba_dtype_name(hymba_dtype dtype);
 
 /* The reverse of hymba_dtype_name; HYMBA_DTYPE_DEFAULT for a name it does not know or NULL. */
@@ -518,9 +523,13 @@ enum {
     HYMBA_COMPUTE_BF16 = 2,    /* activations are rounded to bf16 before they are multiplied with
                                   bf16 weights, on a device also with quantised ones, rounded
                                   to bf16; other weights as with F32 */
-    HYMBA_COMPUTE_INT8 = 3     /* as BF16; and activations are rounded to int8, with a scale for
+    HYMBA_COMPUTE_INT8 = 3,    /* as BF16; and activations are rounded to int8, with a scale for
                                   each group, before they are multiplied with int8 or int4
-                                  weights */
+                                  weights. On a device instead: activations and weights of the
+                                  projections, of any type, are rounded to int8, with a scale
+                                  for each row, and multiplied exactly */
+    HYMBA_COMPUTE_FP8 = 4      /* the same in fp8 (E4M3), with sums in f32: on a device of compute
+                                  capability 8.9 or later alone */
 };
 
 /*
@@ -546,16 +555,75 @@ typedef struct hymba_executor {
 /* Clears *executor and sets its struct_size. NULL is ignored. */
 HYMBA_API void hymba_executor_init(hymba_executor *executor, size_t size);
 
-/* "f32", "bf16", "int8"; NULL for any other number. Static storage. Any thread. */
+/* "f32", "bf16", "int8", "fp8"; NULL for any other number. Static storage. Any thread. */
 HYMBA_API const char *hymba_compute_name(int32_t compute);
 
 /* The reverse; HYMBA_COMPUTE_DEFAULT for a name it does not know or NULL. Any thread. */
 HYMBA_API int32_t hymba_compute_from_name(const char *name);
 
+/* Bytes of a number that the ranks of one run share, and nobody else has. */
+enum { HYMBA_UNIQUE_ID_BYTES = 128 };
+
+/*
+ * One model on several devices: each rank is a context that holds and computes a part of every
+ * layer, in a process or on a thread of its own. Everything behind it works as with one device, but
+ * all ranks make the same calls, in the same order and with the same arguments: those that create a
+ * context or compute tokens wait for each other, and give the same results, to the bit, on all.
+ * hymba_context_create reads it; nothing of it is kept.
+ */
+typedef struct hymba_ranks {
+    size_t struct_size;
+    uint32_t rank;                  /* of this context, 0 <= rank < world_size */
+    uint32_t world_size;            /* how many there are. 0, 1: an ordinary context; at most 256,
+                                       and at most as many as the model has parts */
+    uint32_t local_rank;            /* the device N that "cuda" means; "cuda:N" says it itself */
+    uint32_t timeout_ms;            /* most milliseconds that this rank waits for others, each
+                                       time it does. 0: 60000 */
+    const char *meeting;            /* where the ranks meet, the same for all of them:
+                                       "tcp://HOST:PORT", where rank 0 listens until all have come
+                                       ("tcp://[ADDRESS]:PORT" with IPv6); or "file:/PATH", a file
+                                       that all can read, which rank 0 writes, and removes once all
+                                       have joined. NULL with world_size 1 or unique_id */
+    const unsigned char *unique_id; /* HYMBA_UNIQUE_ID_BYTES bytes from hymba_unique_id, of one
+                                       call for all ranks, which then do not meet. NULL: they do */
+} hymba_ranks;
+
+/* Clears *ranks and sets its struct_size. NULL is ignored. */
+HYMBA_API void hymba_ranks_init(hymba_ranks *ranks, size_t size);
+
+/*
+ * Sets rank, world_size, local_rank and meeting of *ranks from the environment, as launchers of
+ * processes (torchrun, for one) set it: RANK, WORLD_SIZE and LOCAL_RANK are decimal numbers. The
+ * meeting is what stands in ranks->meeting already; else what HYMBA_MEETING names; else
+ * "tcp://MASTER_ADDR:MASTER_PORT"; with a WORLD_SIZE of 1 there may be none. A text that comes from
+ * the environment is put into buffer, and needs as many bytes as it has, its NUL counted: see the
+ * rule for buffers. If it does not fit, or only its size is asked for, *ranks is unchanged; at most
+ * 4104 bytes are needed. The environment is never read unasked. A program with raised rights finds
+ * no variable.
+ *
+ * The library does not take part in a launcher's own meeting, which may occupy MASTER_PORT:
+ * torchrun's does. Then set HYMBA_MEETING or ranks->meeting to another port or to a file.
+ * Errors: ARGUMENT (a variable that is missing or malformed; it is named), BUFFER. Threads: any, as
+ * long as none changes the environment.
+ */
+HYMBA_API hymba_status hymba_ranks_from_environment(hymba_ranks *ranks, char *buffer,
+                                                    size_t capacity, size_t *needed,
+                                                    hymba_error *error);
+
+/*
+ * Makes a number for the ranks of one run: id has room for HYMBA_UNIQUE_ID_BYTES bytes. For
+ * programs that bring it from one rank to the others by their own means. The process that makes it
+ * must live until all have joined, and its context may be any of them.
+ * Errors: ARGUMENT, MEMORY, DEVICE, UNSUPPORTED (a plug-in that knows no ranks). Threads: any, as
+ * long as none changes the environment.
+ */
+HYMBA_API hymba_status hymba_unique_id(unsigned char *id, hymba_error *error);
+
 typedef struct hymba_context_params {
     size_t struct_size;
     const char *device;       /* "cpu"; "cuda" or "cuda:N", N from 0: a device of the CUDA
-                                 plug-in (docs/devices.md). NULL: "cpu" */
+                                 plug-in (docs/devices.md); "cuda:N,M", 2 to 64 devices: one
+                                 context over all of them. NULL: "cpu" */
     const char *cpu;          /* instruction set: "best", "generic", "avx2", "avx512", "amx",
                                  "neon". NULL: what the environment variable HYMBA_CPU names, or
                                  "best" where it is not set or empty. On a processor with AMX,
@@ -564,7 +632,7 @@ typedef struct hymba_context_params {
                                  use by affinity and CPU quota */
     uint32_t max_step_tokens; /* tokens per pass over the weights; longer calls take several
                                  passes, with the same result. 0: 128 */
-    hymba_dtype cache_type;   /* of keys and values: f32, f16, bf16 or int8; default f32 */
+    hymba_dtype cache_type;   /* of keys and values: f32 (default), f16, bf16, int8, fp8 */
     hymba_dtype state_type;   /* of SSM and convolution state between calls; default f32 */
     int32_t compute;          /* HYMBA_COMPUTE_... */
     uint32_t rewind_tokens;   /* sessions can go back by up to so many tokens at any time; each
@@ -573,6 +641,7 @@ typedef struct hymba_context_params {
     uint64_t memory_limit;    /* bytes of context and sessions together; an allocation beyond
                                  fails with HYMBA_ERROR_MEMORY. 0: none */
     const hymba_executor *executor; /* NULL: the library's own threads */
+    const hymba_ranks *ranks; /* NULL: the whole model on one device */
 } hymba_context_params;
 
 HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t size);
@@ -588,13 +657,31 @@ HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t si
  *
  * Errors: ARGUMENT, MEMORY, THREAD, MISSING (model without weights), UNSUPPORTED (an instruction
  * set this machine lacks; a model or a compute that the device does not know), DEVICE (a device
- * that cannot be had, in one sentence). Threads: any, as long as none changes the environment.
+ * that cannot be had, in one sentence), CANCELLED. Threads: any, as long as none changes the
+ * environment.
  *
  * On a device of the plug-in its memory holds a copy of the weights, which the model's contexts
  * there share (phase LOAD), and everything of sessions but tokens and logits. n_threads, executor
  * and cpu do not count. Once the device has failed in a call, that call and all later ones return
  * DEVICE; sessions are then as they were before it and can be released. A process that was forked
  * off must not use the context.
+ *
+ * With ranks the call prepares the rank's own part, then waits for the others (phase MEETING). It
+ * fails on all with ARGUMENT if models, parameters, devices or libraries differ; what and where is
+ * named. Also: UNSUPPORTED (on the CPU), FILE (a meeting that cannot be held), and TIMEOUT for the
+ * others of a rank that fails by itself or does not come; it is named where it is known. A rank
+ * that dies later is noticed in the next call that waits for it, which returns TIMEOUT or DEVICE;
+ * the device then counts as failed. Sessions of such ranks can neither be saved nor loaded yet, nor
+ * have a snapshot_budget.
+ *
+ * With several devices ("cuda:0,1,2") the context has all ranks itself, in that order, with a
+ * thread for each but the first; it is used like any other. Of ranks only timeout_ms may be set. A
+ * call does on all devices what it does, or nothing on any; once one has failed, all later calls
+ * return DEVICE. Logits and tokens are the first device's. Limits of memory hold for each device by
+ * itself, and what is told of memory, times and speed is the first device's, whose part is no
+ * smaller than the others'; budgets of snapshots count its bytes. Callbacks run on the calling
+ * thread; after creation they tell of the first device. The message of an error that only another
+ * device has met begins with that device's name.
  */
 HYMBA_API hymba_status hymba_context_create(hymba_model *model, const hymba_context_params *params,
                                             hymba_context **context, hymba_error *error);
@@ -603,7 +690,7 @@ HYMBA_API void hymba_context_release(hymba_context *context);
 
 typedef struct hymba_context_info {
     size_t struct_size;
-    const char *device;        /* "cpu", "cuda:0"; valid as long as the context */
+    const char *device;        /* "cpu", "cuda:0", "cuda:0,1"; valid as long as the context */
     const char *cpu;           /* instruction set in use, or the device's name ("NVIDIA H200,
                                   sm_90"); valid as long as the context */
     uint32_t n_threads;
@@ -613,6 +700,8 @@ typedef struct hymba_context_info {
     int32_t compute;
     uint32_t reserved;
     uint64_t workspace_bytes;  /* working memory, without weights and sessions */
+    uint32_t rank;
+    uint32_t world_size;       /* 1: the whole model */
 } hymba_context_info;
 
 /* Fills *info. Errors: ARGUMENT. Threads: any, also while a call runs. */
@@ -654,7 +743,8 @@ typedef struct hymba_kernel_time {
                           "in_proj", "rope_cache" (rotation, and rows made for caches),
                           "attention_window", "attention_full", "convolution", "x_proj",
                           "dt_proj", "scan", "fusion", "out_proj", "gate_up", "swiglu", "down",
-                          "head", "sampling" (on a device) */
+                          "head", "sampling" (on a device), "all_sum" (among ranks, with the
+                          time that others are waited for) */
     uint64_t calls;    /* of "step": passes over the weights */
     double seconds;    /* of all calls; of "step": of the library's calls as a whole, copies, host
                           and all */
@@ -1220,9 +1310,8 @@ HYMBA_API void hymba_request_params_init(hymba_request_params *params, size_t si
  * The scheduler holds session, sampler and tokenizer until the request's END or FAILED event.
  * Meanwhile nothing else may change the session: if something does, the request fails with STATE.
  * Errors: ARGUMENT (a bad id: error.position is its index), MEMORY, LIMIT (max_requests; a prompt
- * beyond the session's max_tokens), UNSUPPORTED, STATE (session or sampler are another request's
- * of this scheduler; no logits), BUSY. One sampler must not be in two schedulers. Threads: the
- * context's.
+ * beyond the session's max_tokens), UNSUPPORTED, STATE (session or sampler are another request's,
+ * of this scheduler or of another one; no logits), BUSY. Threads: the context's.
  */
 HYMBA_API hymba_status hymba_scheduler_add(hymba_scheduler *scheduler, hymba_session *session,
                                            hymba_sampler *sampler, const int32_t *tokens,
