@@ -10,6 +10,9 @@ extern "C" {
 #include "kernel/visible.h"
 }
 
+/* Blocks that keep a device busy: two on each of 132 multiprocessors. */
+enum { ENOUGH_BLOCKS = 264 };
+
 /* The lists of a plan on the host, or NULL as long as they are only counted, and what they hold. */
 struct planner {
     const struct hy_attention_args *args;
@@ -21,6 +24,7 @@ struct planner {
     size_t n_spans, n_part_records, n_tile_records, n_merges;
     uint64_t n_parts, n_tiles;
     uint64_t sequence_spans; /* bytes from the first span to the running sequence's */
+    unsigned tile_pairs;
 };
 
 static bool is_decoded(const struct hy_attention_sequence *sequence)
@@ -90,17 +94,33 @@ static void plan_row(struct planner *planner, const struct hy_attention_sequence
     planner->n_merges++;
 }
 
+static uint64_t count_tiles(const struct hy_attention_args *args,
+                            const struct hy_attention_sequence *sequence, unsigned tile_pairs)
+{
+    const size_t group = args->n_heads / args->n_kv_heads;
+    return (sequence->segment.n_rows * group + tile_pairs - 1) / tile_pairs;
+}
+
+/* Large tiles read less for each pair, but few of them leave multiprocessors idle. */
+static unsigned find_tile_pairs(const struct hy_attention_args *args)
+{
+    const unsigned largest = hy_cuda_attention_mma_pairs(args);
+    uint64_t tiles = 0;
+    for (size_t s = 0; s < args->n_sequences; s++)
+        if (!is_decoded(&args->sequences[s]))
+            tiles += count_tiles(args, &args->sequences[s], largest);
+    return tiles * args->n_kv_heads < ENOUGH_BLOCKS ? (unsigned)HY_ATTENTION_TILE : largest;
+}
+
 static void plan_tiles(struct planner *planner, const struct hy_attention_sequence *sequence)
 {
-    size_t group = planner->args->n_heads / planner->args->n_kv_heads;
     if (planner->tile_records) {
         planner->tile_records[planner->n_tile_records] =
             record_of(sequence, planner->spans_from_tiles + planner->sequence_spans);
         planner->tile_items[planner->n_tile_records] = (uint32_t)planner->n_tiles;
     }
     planner->n_tile_records++;
-    planner->n_tiles += (sequence->segment.n_rows * group + HY_ATTENTION_TILE - 1)
-                        / HY_ATTENTION_TILE;
+    planner->n_tiles += count_tiles(planner->args, sequence, planner->tile_pairs);
 }
 
 static void plan_sequences(struct planner *planner)
@@ -163,15 +183,6 @@ static struct capacities find_capacities(const struct planner *counts, size_t ro
     return capacities;
 }
 
-/* Padding rows have no parts, so that their results are 0. */
-static void fill_padding(const struct planner *planner, const struct capacities *capacities)
-{
-    for (size_t r = planner->n_part_records + 1; r <= capacities->part_records; r++)
-        planner->part_items[r] = (uint32_t)capacities->parts;
-    for (size_t m = planner->n_merges; m < capacities->merges; m++)
-        planner->merges[m].row = (uint32_t)m;
-}
-
 /* ---------------------------------------------------------------- the lists */
 
 /* Where the lists lie, as bytes from the first: those of 8-byte fields, those of 4, the spans. */
@@ -194,30 +205,12 @@ static struct offsets lay_out(const struct capacities *capacities)
     return at;
 }
 
-static void fill_lists(const struct hy_attention_args *args, const struct capacities *capacities,
-                       const struct offsets *at, unsigned char *lists)
+bool hy_cuda_attention_plan(const struct hy_attention_args *args, struct hy_attention_plan *plan,
+                            size_t rows, unsigned tile_pairs)
 {
-    struct planner planner = {};
-    memset(lists, 0, at->spans);
-    planner.args = args;
-    planner.spans = (struct hy_span *)(lists + at->spans);
-    planner.spans_from_parts = at->spans - at->part_records;
-    planner.spans_from_tiles = at->spans - at->tile_records;
-    planner.part_records = (struct hy_attention_record *)(lists + at->part_records);
-    planner.tile_records = (struct hy_attention_record *)(lists + at->tile_records);
-    planner.part_items = (uint32_t *)(lists + at->part_items);
-    planner.tile_items = (uint32_t *)(lists + at->tile_items);
-    planner.merges = (struct hy_attention_merge *)(lists + at->merges);
-    plan_sequences(&planner);
-    fill_padding(&planner, capacities);
-}
-
-bool hy_cuda_attention_plan(const struct hy_attention_args *args, void *lists,
-                            const void *device_lists, struct hy_attention_plan *plan, size_t rows)
-{
-    const uintptr_t device = (uintptr_t)device_lists;
     struct planner counts = {};
     counts.args = args;
+    counts.tile_pairs = tile_pairs > 0 ? tile_pairs : find_tile_pairs(args);
     plan_sequences(&counts);
     struct capacities capacities = find_capacities(&counts, rows);
     struct offsets at = lay_out(&capacities);
@@ -228,22 +221,66 @@ bool hy_cuda_attention_plan(const struct hy_attention_args *args, void *lists,
                         &plan->workspace_bytes))
         return false;
     plan->list_bytes = (at.end + 15) / 16 * 16;
-    if (!lists)
-        return true;
-    size_t used = at.spans + counts.n_spans * sizeof(struct hy_span);
-    memset((unsigned char *)lists + used, 0, plan->list_bytes - used);
-    fill_lists(args, &capacities, &at, (unsigned char *)lists);
-    plan->parts.records = (const struct hy_attention_record *)(device + at.part_records);
-    plan->parts.first_items = (const uint32_t *)(device + at.part_items);
+    plan->spans_at = at.spans;
+    plan->parts.records = (const struct hy_attention_record *)at.part_records;
+    plan->parts.first_items = (const uint32_t *)at.part_items;
     plan->parts.n_records = capacities.part_records;
     plan->parts.n_items = capacities.parts;
-    plan->tiles.records = (const struct hy_attention_record *)(device + at.tile_records);
-    plan->tiles.first_items = (const uint32_t *)(device + at.tile_items);
+    plan->tiles.records = (const struct hy_attention_record *)at.tile_records;
+    plan->tiles.first_items = (const uint32_t *)at.tile_items;
     plan->tiles.n_records = capacities.tile_records;
     plan->tiles.n_items = counts.n_tiles;
-    plan->merges = (const struct hy_attention_merge *)(device + at.merges);
+    plan->merges = (const struct hy_attention_merge *)at.merges;
     plan->n_merges = capacities.merges;
+    plan->tile_pairs = counts.tile_pairs;
     return true;
+}
+
+/* Padding rows have no parts, so that their results are 0. */
+static void fill_padding(const struct planner *planner, const struct hy_attention_plan *plan)
+{
+    for (size_t r = planner->n_part_records; r < plan->parts.n_records; r++) {
+        planner->part_records[r] = {};
+        planner->part_items[r + 1] = (uint32_t)plan->parts.n_items;
+    }
+    for (size_t m = planner->n_merges; m < plan->n_merges; m++)
+        planner->merges[m] = {(uint32_t)m, 0, 0};
+}
+
+/* The list that lies so many bytes behind the first. */
+template <typename T> static T *list_at(void *lists, const T *offset)
+{
+    return (T *)((unsigned char *)lists + (uintptr_t)offset);
+}
+
+template <typename T> static void move_to(const void *device_lists, const T *&list)
+{
+    list = (const T *)((uintptr_t)device_lists + (uintptr_t)list);
+}
+
+void hy_cuda_attention_lists(const struct hy_attention_args *args, struct hy_attention_plan *plan,
+                             void *lists, const void *device_lists)
+{
+    struct planner planner = {};
+    planner.args = args;
+    planner.tile_pairs = plan->tile_pairs;
+    planner.spans = (struct hy_span *)((unsigned char *)lists + plan->spans_at);
+    planner.spans_from_parts = plan->spans_at - (uintptr_t)plan->parts.records;
+    planner.spans_from_tiles = plan->spans_at - (uintptr_t)plan->tiles.records;
+    planner.part_records = list_at(lists, plan->parts.records);
+    planner.tile_records = list_at(lists, plan->tiles.records);
+    planner.part_items = list_at(lists, plan->parts.first_items);
+    planner.tile_items = list_at(lists, plan->tiles.first_items);
+    planner.merges = list_at(lists, plan->merges);
+    plan_sequences(&planner);
+    fill_padding(&planner, plan);
+    size_t used = plan->spans_at + planner.n_spans * sizeof(struct hy_span);
+    memset((unsigned char *)lists + used, 0, plan->list_bytes - used);
+    move_to(device_lists, plan->parts.records);
+    move_to(device_lists, plan->parts.first_items);
+    move_to(device_lists, plan->tiles.records);
+    move_to(device_lists, plan->tiles.first_items);
+    move_to(device_lists, plan->merges);
 }
 
 void hy_cuda_attention(cudaStream_t stream, const struct hy_attention_args *args,
@@ -253,6 +290,8 @@ void hy_cuda_attention(cudaStream_t stream, const struct hy_attention_args *args
         hy_cuda_attention_decode(stream, args, plan, workspace);
     if (plan->tiles.n_items > 0 && hy_cuda_can_attention_mma(args))
         hy_cuda_attention_mma(stream, args, plan);
+    else if (plan->tiles.n_items > 0 && hy_cuda_can_attention_mma_bytes(args))
+        hy_cuda_attention_mma_bytes(stream, args, plan);
     else if (plan->tiles.n_items > 0)
         hy_cuda_attention_prefill(stream, args, plan);
 }

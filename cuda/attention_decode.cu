@@ -45,6 +45,14 @@ struct head_tile {
     unsigned n;
 };
 
+/* To the type of the cache, or to bf16 where that has bytes. */
+template <typename Element> HY_DEVICE float rounded_query(float value)
+{
+    if (hy_is_scaled<Element>::value)
+        return hy_from_bf16(hy_to_bf16(value));
+    return Element::widen(Element::narrow(value));
+}
+
 /* q of these heads as [HEADS][q_padded], 0 where there is none. */
 template <typename Element, int HEADS>
 HY_DEVICE void stage_queries(const struct parts_args &parts, size_t row,
@@ -58,7 +66,7 @@ HY_DEVICE void stage_queries(const struct parts_args &parts, size_t row,
         float value = 0.0f;
         if (head < tile.n && element < args.qk_size)
             value = hy_load(q + head * args.qk_size + element);
-        queries[i] = args.bf16 ? Element::widen(Element::narrow(value)) : value;
+        queries[i] = args.bf16 ? rounded_query<Element>(value) : value;
     }
 }
 
@@ -278,7 +286,7 @@ HY_DEVICE void find_rows(const struct parts_args &parts, const struct hy_attenti
         v_scales[slot_number] = hy_row_scale(slot.v, args.v_size);
 }
 
-/* Scores of int8 keys so far are those of their bytes. */
+/* Scores of keys with scales so far are those of their bytes. */
 template <int HEADS>
 HY_DEVICE void scale_scores(const struct parts_args &parts, const struct head_tile &tile)
 {
@@ -295,7 +303,7 @@ HY_DEVICE void scale_scores(const struct parts_args &parts, const struct head_ti
 /*
  * Grid: items, key heads. Global memory of one block, which has n visible keys for G query heads,
  * qk and v elements a row, of R records and S spans, s of which lie in the part, t = ceil(G / 8):
- *   reads:  t n (key row + value row) bytes of the caches (int8: the values' scales once),
+ *   reads:  t n (key row + value row) bytes of the caches (the scales of values once),
  *           4 G qk of q, and of lists 8 R + 56 + 16 S + 33 s
  *   writes: 4 G (v up to a multiple of 4, + 2)
  */
@@ -517,6 +525,8 @@ void hy_cuda_attention_decode(cudaStream_t stream, const struct hy_attention_arg
             launch_parts_of<hy_element_f16>(stream, parts);
         else if (args->cache_type == HYMBA_DTYPE_BF16)
             launch_parts_of<hy_element_bf16>(stream, parts);
+        else if (args->cache_type == HYMBA_DTYPE_FP8)
+            launch_parts_of<hy_element_fp8>(stream, parts);
         else
             launch_parts_of<hy_element_int8>(stream, parts);
     }

@@ -25,7 +25,8 @@ enum { HY_ATTENTION_DECODE_ROWS = 8 };
  */
 enum { HY_ATTENTION_PART = 256 };
 
-/* Pairs of a row and a query head (of those that share a key head) in a tile. */
+/* Pairs of a row and a query head (of those that share a key head) in a tile; some kernels take
+ * twice as many. */
 enum { HY_ATTENTION_TILE = 64 };
 
 /*

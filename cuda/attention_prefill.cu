@@ -218,7 +218,7 @@ HY_DEVICE void store_rows(const struct hy_attention_args &args, const struct hy_
  * sees, for q and keys of qk elements, values of v, in each of z parts of these:
  *   reads: n (key row + value row / z) bytes of the caches, 4 qk B for each pair, and lists
  *   writes: 4 v / z for each pair
- * Caches of int8: scales are read with every four elements.
+ * Rows with scales: these are read with every four elements.
  */
 template <typename Element, int V_PARTS> HY_KERNEL attention_tiles(struct tile_args args)
 {
@@ -313,6 +313,8 @@ void hy_cuda_attention_prefill(cudaStream_t stream, const struct hy_attention_ar
         launch_tiles_of<hy_element_f16>(stream, tiles);
     else if (args->cache_type == HYMBA_DTYPE_BF16)
         launch_tiles_of<hy_element_bf16>(stream, tiles);
+    else if (args->cache_type == HYMBA_DTYPE_FP8)
+        launch_tiles_of<hy_element_fp8>(stream, tiles);
     else
         launch_tiles_of<hy_element_int8>(stream, tiles);
 }

@@ -5,7 +5,8 @@
 #include "attention_lists.h"
 #include "element.h"
 
-/* A signed byte; the row's scale stands behind its n bytes (kernel.h, hy_cache_row_bytes). */
+/* A signed byte or an fp8 number; the row's scale stands behind its n bytes (kernel.h,
+ * hy_cache_row_bytes). */
 struct hy_element_int8 {
     typedef uint8_t bits;
     HY_DEVICE float widen(bits value)
@@ -18,10 +19,32 @@ struct hy_element_int8 {
     }
 };
 
+struct hy_element_fp8 {
+    typedef uint8_t bits;
+    HY_DEVICE float widen(bits value)
+    {
+        return hy_from_fp8(value);
+    }
+    HY_DEVICE bits narrow(float value)
+    {
+        return hy_to_fp8(value); /* never called, like that of int8 */
+    }
+};
+
 template <typename Element> struct hy_is_scaled {
     static const bool value = false;
 };
 template <> struct hy_is_scaled<hy_element_int8> {
+    static const bool value = true;
+};
+template <> struct hy_is_scaled<hy_element_fp8> {
+    static const bool value = true;
+};
+
+template <typename Element> struct hy_is_fp8 {
+    static const bool value = false;
+};
+template <> struct hy_is_fp8<hy_element_fp8> {
     static const bool value = true;
 };
 
@@ -36,6 +59,8 @@ HY_DEVICE float hy_row_scale(uint64_t row, size_t n)
 {
     const uint8_t *scale = (const uint8_t *)(row + n);
     uint32_t bits = 0;
+    if ((row + n) % sizeof bits == 0)
+        return hy_from_bits(hy_load((const uint32_t *)scale));
     for (unsigned i = 0; i < 4; i++)
         bits |= (uint32_t)hy_load(scale + i) << 8 * i;
     return hy_from_bits(bits);
@@ -84,7 +109,8 @@ HY_DEVICE void hy_load_words(const uint8_t *data, uint32_t (&words)[8])
 
 /*
  * Elements i .. i + COUNT of the row of n at this address, 0 where there are none, and all 0 if the
- * address is 0. Each element is loaded once, several at a time where they are aligned.
+ * address is 0. Each element is loaded once, several at a time where they are aligned: rows of
+ * bytes with their scale often to 4 bytes alone.
  */
 template <typename Element, int COUNT>
 HY_DEVICE void hy_load_packed(uint64_t row, size_t i, size_t n,
@@ -97,6 +123,12 @@ HY_DEVICE void hy_load_packed(uint64_t row, size_t i, size_t n,
     uint64_t address = row + i * sizeof(bits);
     if (row != 0 && i + COUNT <= n && address % alignment == 0) {
         hy_load_words((const uint8_t *)address, packed.words);
+        return;
+    }
+    if (sizeof(bits) == 1 && row != 0 && i + COUNT <= n && address % 4 == 0) {
+#pragma unroll
+        for (unsigned word = 0; word < n_words; word++)
+            packed.words[word] = hy_load((const uint32_t *)address + word);
         return;
     }
 #pragma unroll
@@ -125,6 +157,10 @@ HY_DEVICE float hy_unpack(const struct hy_packed<Element, COUNT> &packed, unsign
     uint32_t word = packed.words[j / per_word];
     if (sizeof(bits) == 4)
         return hy_from_bits(word);
+    if (hy_is_fp8<Element>::value) { /* neighbours share what the first line computes */
+        uint32_t pair = hy_pair_from_fp8(word >> 16 * (j / 2 % 2) & 0xffff);
+        return hy_from_f16((uint16_t)(pair >> 16 * (j % 2)));
+    }
     return Element::widen((bits)(word >> 8 * (sizeof(bits) % 4) * (j % per_word)));
 }
 

@@ -1,6 +1,6 @@
 /*
- * Tiles: HY_ATTENTION_TILE pairs of a row and a query head, all of one key head, against blocks of
- * keys. Pair i of a segment is row i / group, head i % group. Blocks of keys begin at multiples of
+ * Tiles: pairs of a row and a query head, all of one key head, against blocks of keys. Pair i of a
+ * segment is row i / group, head i % group. Blocks of keys begin at multiples of
  * their size in positions, so a row meets the same blocks in whatever tile it lies; one of which it
  * sees nothing leaves its sums as they are.
  */
@@ -26,17 +26,21 @@ struct hy_tile {
     uint64_t first_position, last_position; /* of its rows */
 };
 
-/* The tile of this block of the grid. All threads; contains a barrier. */
+/*
+ * The tile, of so many pairs, of this block of the grid. The last ones, which have the most keys to
+ * see, are begun first. All threads; contains a barrier.
+ */
 HY_DEVICE struct hy_tile hy_find_tile(const struct hy_attention_args &args,
-                                      const struct hy_attention_lists &lists)
+                                      const struct hy_attention_lists &lists,
+                                      unsigned pairs = HY_ATTENTION_TILE)
 {
     struct hy_tile tile;
-    tile.work = hy_find_work(lists, hy_block().x);
+    tile.work = hy_find_work(lists, hy_grid().x - 1 - hy_block().x);
     tile.kv_head = hy_block().y;
     tile.group = args.n_heads / args.n_kv_heads;
-    tile.first_pair = tile.work.item * HY_ATTENTION_TILE;
+    tile.first_pair = tile.work.item * pairs;
     tile.n_pairs = tile.work.n_rows * tile.group;
-    size_t last = tile.first_pair + HY_ATTENTION_TILE - 1;
+    size_t last = tile.first_pair + pairs - 1;
     last = last < tile.n_pairs ? last : tile.n_pairs - 1;
     tile.first_position = tile.work.position + tile.first_pair / tile.group;
     tile.last_position = tile.work.position + last / tile.group;

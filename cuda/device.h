@@ -9,6 +9,7 @@
 #ifndef HYMBA_CUDA_DEVICE_H
 #define HYMBA_CUDA_DEVICE_H
 
+#include "attention.h"
 #include "portable.h"
 #include "step.h"
 
@@ -50,15 +51,26 @@ struct hy_readback {
 struct hy_room {
     void *data;
     size_t bytes;
+    bool recorded; /* a step's launches were queued with it, so graphs may know where it is */
+};
+
+/* The attention op that a step recorded last: its plan, whose pointers count from the arena's first
+ * byte, and what else than lists the plan was made of. */
+struct hy_planned_attention {
+    struct hy_attention_plan plan;
+    size_t n_heads, n_kv_heads, v_size;
 };
 
 struct hy_product; /* of matmul.cu: how products of one shape are computed */
+struct hy_world;   /* of ranks.cu: the others that a device has joined */
 
 struct hy_device {
     int index;
     char name[120]; /* "NVIDIA H200, sm_90" */
     int compute; /* HYMBA_COMPUTE_... */
     bool has_pools; /* memory is taken and given back in the stream's order */
+    cudaMemPool_t pool; /* this object's own; NULL without pools */
+    size_t most_unused; /* bytes that the pool keeps, beside those in use, when the host waits */
     size_t greatest_pitch; /* bytes from row to row that one copy can have */
     cudaStream_t stream; /* where ops are queued: home, or what is being captured (step.h) */
     cudaStream_t home;   /* memory comes and goes in its order */
@@ -73,11 +85,14 @@ struct hy_device {
     struct hy_room arena;    /* lists of the step queued last */
     struct hy_room pieces;   /* of the list of copies queued last */
     struct hy_room scratch;  /* of kernels */
+    struct hy_room sampling; /* that of sampling, which no step has */
     struct hy_room widened;  /* weights as f32 */
     struct hy_room x_panel, y_panel; /* panels of rows for products */
     struct hy_room blas_workspace;
-    uint64_t generation;     /* counts how often one of these moved */
+    uint64_t generation;     /* counts how often one of these moved that graphs may know */
     struct hy_step step;
+    struct hy_planned_attention planned; /* in the step that is being recorded */
+    struct hy_world *world;  /* NULL: none */
 
     struct hy_product *products;
     size_t n_products, products_capacity;
@@ -116,7 +131,8 @@ void hy_cuda_copy(struct hy_device *device, const struct hy_copy_args *args);
 void hy_cuda_fill(struct hy_device *device, void *data, int byte, size_t bytes);
 
 /* At least so many bytes in the room; what it held is lost, and all bytes are 0, if it grew. What
- * is queued keeps the old memory for as long as it needs it. */
+ * is queued keeps the old memory for as long as it needs it. Out of memory, this and allocate give
+ * up what is only kept to save time (graphs, what the pool has unused) and try once more. */
 bool hy_cuda_reserve(struct hy_device *device, struct hy_room *room, size_t bytes,
                      const char *what);
 void hy_cuda_free_room(struct hy_device *device, struct hy_room *room);
@@ -127,6 +143,17 @@ void *hy_cuda_stage(struct hy_device *device, size_t bytes);
 
 /* Waits for all that is queued, then copies to where they belong what was read back. */
 bool hy_cuda_drain(struct hy_device *device);
+
+/* The pool, at the beginning and at the end, when nothing of it is in use. */
+cudaError_t hy_cuda_open_pool(struct hy_device *device);
+void hy_cuda_close_pool(struct hy_device *device);
+
+/* Bytes that the pool holds and nobody uses. */
+size_t hy_cuda_unused_bytes(struct hy_device *device);
+
+/* Gives back what the pool holds unused beyond so many bytes; how many those were. What is released
+ * counts as used until the host has waited for that. */
+size_t hy_cuda_trim_pool(struct hy_device *device, size_t most_unused);
 
 /* The pinned memory, at the beginning and at the end. */
 cudaError_t hy_cuda_open_staging(struct hy_device *device);

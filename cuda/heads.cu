@@ -11,7 +11,7 @@ enum { THREADS = 256 };
  * and values of size v, s bytes a stored number:
  *   rotated queries: read 16 h p, written 8 h p (each head reads the row's cosines and sines)
  *   float caches: read g (8 p, of rotated keys 16 p, + 4 (e - 2 p) + 4 v), written s g (e + v)
- *   INT8: read twice that, written g (e + 4 + v + 4)
+ *   INT8, FP8: read twice that, written g (e + 4 + v + 4)
  */
 
 /* Numbers of threads in the line: all of queries and, for float caches, of keys and values. */
@@ -24,7 +24,7 @@ HY_DEVICE float2 load_pair(const float *x, unsigned half)
     return make_float2(hy_load(x), hy_load(x + half));
 }
 
-/* Written so that queries and keys, float caches and INT8 have the same bits of it. */
+/* Written so that queries and keys, caches with scales and without, have the same bits of it. */
 HY_DEVICE float2 rotate(float2 pair, float cosine, float sine)
 {
     return make_float2(hy_fma(pair.x, cosine, -(pair.y * sine)),
@@ -101,7 +101,25 @@ rope_store(struct hy_rope_store_args args, struct hy_line line)
         store_value<ELEMENT>(args, t, i - line.q - line.k);
 }
 
-/* ------------------------------------------------------------- int8 caches */
+/* ------------------------------------------------------- caches with scales */
+
+/* What a row's bytes are: the greatest, which the row's greatest magnitude becomes, and how a
+ * number up to it is stored. */
+struct int8_bytes {
+    static constexpr float GREATEST = 127.0f;
+    HY_DEVICE unsigned char of(float value)
+    {
+        return (unsigned char)(int)rintf(value);
+    }
+};
+
+struct fp8_bytes {
+    static constexpr float GREATEST = 448.0f;
+    HY_DEVICE unsigned char of(float value)
+    {
+        return hy_to_fp8(value);
+    }
+};
 
 /* Of non-negative numbers, by their bits, whose order puts NaN above all. */
 HY_DEVICE uint32_t greater(uint32_t most, float value)
@@ -127,31 +145,34 @@ HY_DEVICE bool can_round(float greatest)
 }
 
 /* What turns numbers into a row's bytes. */
-struct hy_int8_row {
+struct scaled_row {
     unsigned char *y;
     float factor;
     bool usable;
 };
 
-HY_DEVICE void store_byte(const struct hy_int8_row &row, size_t i, float value)
+template <typename BYTES>
+HY_DEVICE void store_byte(const struct scaled_row &row, size_t i, float value)
 {
-    hy_store(row.y + i, (unsigned char)(row.usable ? (int)rintf(value * row.factor) : 0));
+    hy_store(row.y + i, row.usable ? BYTES::of(value * row.factor) : (unsigned char)0);
 }
 
 /* A row of n bytes with the scale behind them, which may lie at any address and goes byte by
  * byte. */
-HY_DEVICE struct hy_int8_row begin_int8(unsigned char *y, size_t n, uint32_t most)
+template <typename BYTES>
+HY_DEVICE struct scaled_row begin_row(unsigned char *y, size_t n, uint32_t most)
 {
-    const float greatest = greatest_of_warp(most), scale = greatest / 127.0f;
+    const float greatest = greatest_of_warp(most), scale = greatest / BYTES::GREATEST;
     const bool usable = can_round(greatest);
     const unsigned lane = hy_thread() % HY_WARP;
     if (lane < sizeof(float))
         hy_store(y + n + lane, (unsigned char)(hy_to_bits(scale) >> (8 * lane)));
-    return {y, usable ? 127.0f / greatest : 0.0f, usable};
+    return {y, usable ? BYTES::GREATEST / greatest : 0.0f, usable};
 }
 
 /* A warp for a key; its numbers are computed twice, once for the greatest of them. */
-HY_DEVICE void store_int8_key(const struct hy_rope_store_args &args, size_t t, unsigned head)
+template <typename BYTES>
+HY_DEVICE void store_scaled_key(const struct hy_rope_store_args &args, size_t t, unsigned head)
 {
     const unsigned size = (unsigned)args.qk_size, half = size / 2, lane = hy_thread() % HY_WARP;
     const float *x = args.k + t * args.stride + (size_t)head * size;
@@ -161,38 +182,39 @@ HY_DEVICE void store_int8_key(const struct hy_rope_store_args &args, size_t t, u
         const float2 pair = rotated_pair(args, x, t, j);
         most = greater(greater(most, pair.x), pair.y);
     }
-    const struct hy_int8_row row =
-        begin_int8(static_cast<unsigned char *>(args.k_rows) + head * args.k_head_stride
-                       + t * (size + sizeof(float)),
-                   size, most);
+    const struct scaled_row row =
+        begin_row<BYTES>(static_cast<unsigned char *>(args.k_rows) + head * args.k_head_stride
+                             + t * (size + sizeof(float)),
+                         size, most);
     for (unsigned j = lane; j < half; j += HY_WARP) {
         const float2 pair = rotated_pair(args, x, t, j);
-        store_byte(row, j, pair.x);
-        store_byte(row, half + j, pair.y);
+        store_byte<BYTES>(row, j, pair.x);
+        store_byte<BYTES>(row, half + j, pair.y);
     }
     if (rest)
-        store_byte(row, size - 1, hy_load(x + size - 1));
+        store_byte<BYTES>(row, size - 1, hy_load(x + size - 1));
 }
 
-HY_DEVICE void store_int8_value(const struct hy_rope_store_args &args, size_t t, unsigned head)
+template <typename BYTES>
+HY_DEVICE void store_scaled_value(const struct hy_rope_store_args &args, size_t t, unsigned head)
 {
     const unsigned size = (unsigned)args.v_size, lane = hy_thread() % HY_WARP;
     const float *x = args.v + t * args.stride + (size_t)head * size;
     uint32_t most = 0;
     for (unsigned j = lane; j < size; j += HY_WARP)
         most = greater(most, hy_load(x + j));
-    const struct hy_int8_row row =
-        begin_int8(static_cast<unsigned char *>(args.v_rows) + head * args.v_head_stride
-                       + t * (size + sizeof(float)),
-                   size, most);
+    const struct scaled_row row =
+        begin_row<BYTES>(static_cast<unsigned char *>(args.v_rows) + head * args.v_head_stride
+                             + t * (size + sizeof(float)),
+                         size, most);
     for (unsigned j = lane; j < size; j += HY_WARP)
-        store_byte(row, j, hy_load(x + j));
+        store_byte<BYTES>(row, j, hy_load(x + j));
 }
 
 /* The line's queries take whole warps, and so does each key and each value: line.k and line.v count
  * heads. */
-static HY_KERNEL __launch_bounds__(THREADS)
-rope_store_int8(struct hy_rope_store_args args, struct hy_line line)
+template <typename BYTES> static HY_KERNEL __launch_bounds__(THREADS)
+rope_store_scaled(struct hy_rope_store_args args, struct hy_line line)
 {
     const size_t t = hy_block().x;
     const unsigned i = hy_block().y * THREADS + hy_thread(), warp = i / HY_WARP;
@@ -201,9 +223,9 @@ rope_store_int8(struct hy_rope_store_args args, struct hy_line line)
         if (i < line.q)
             rotate_query(args, t, i);
     } else if (warp < query_warps + line.k) {
-        store_int8_key(args, t, warp - query_warps);
+        store_scaled_key<BYTES>(args, t, warp - query_warps);
     } else if (warp < query_warps + line.k + line.v) {
-        store_int8_value(args, t, warp - query_warps - line.k);
+        store_scaled_value<BYTES>(args, t, warp - query_warps - line.k);
     }
 }
 
@@ -219,28 +241,31 @@ static void launch_floats(cudaStream_t stream, const struct hy_rope_store_args *
         hy_launch(stream, rope_store<ELEMENT>, grid, THREADS, 0, *args, *line);
 }
 
-static void launch_int8(cudaStream_t stream, const struct hy_rope_store_args *args,
+template <typename BYTES>
+static void launch_scaled(cudaStream_t stream, const struct hy_rope_store_args *args,
                         const struct hy_line *line, size_t rows)
 {
     const unsigned warps = (line->q + HY_WARP - 1) / HY_WARP + line->k + line->v;
     const unsigned warps_of_block = THREADS / HY_WARP;
     const dim3 grid((unsigned)rows, (warps + warps_of_block - 1) / warps_of_block);
     if (warps > 0)
-        hy_launch(stream, rope_store_int8, grid, THREADS, 0, *args, *line);
+        hy_launch(stream, rope_store_scaled<BYTES>, grid, THREADS, 0, *args, *line);
 }
 
 void hy_cuda_rope_store(cudaStream_t stream, const struct hy_rope_store_args *args, size_t rows)
 {
     const size_t half = args->qk_size / 2, heads = args->n_kv_heads;
-    const bool int8 = args->dtype == HYMBA_DTYPE_INT8;
+    const bool scaled = hy_cache_greatest(args->dtype) != 0.0f;
     struct hy_line line;
     line.q = args->cosine ? (unsigned)(args->n_heads * half) : 0;
-    line.k = (unsigned)(int8 ? heads : heads * (args->qk_size - half));
-    line.v = (unsigned)(int8 ? heads : heads * args->v_size);
+    line.k = (unsigned)(scaled ? heads : heads * (args->qk_size - half));
+    line.v = (unsigned)(scaled ? heads : heads * args->v_size);
     if (rows == 0)
         return;
-    if (int8)
-        launch_int8(stream, args, &line, rows);
+    if (args->dtype == HYMBA_DTYPE_INT8)
+        launch_scaled<int8_bytes>(stream, args, &line, rows);
+    else if (args->dtype == HYMBA_DTYPE_FP8)
+        launch_scaled<fp8_bytes>(stream, args, &line, rows);
     else if (args->dtype == HYMBA_DTYPE_F32)
         launch_floats<hy_element_f32>(stream, args, &line, rows);
     else if (args->dtype == HYMBA_DTYPE_F16)

@@ -9,10 +9,8 @@
 #include "device.h"
 
 /* The op. Activations: f32, with weights of any type, which are multiplied as f32; BF16 with BF16
- * weights, or with quantised ones, which are multiplied as BF16; F16 with F16 weights. Sums are in
- * f32. */
+ * weights, or with quantised ones, which are multiplied as BF16; F16 with F16 weights; INT8 and FP8
+ * with weights of that type by rows. Sums are in f32, of INT8 exact. */
 void hy_cuda_matmul(struct hy_device *device, const struct hy_matmul_args *args);
-
-void hy_cuda_free_products(struct hy_device *device);
 
 #endif

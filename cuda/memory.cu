@@ -1,6 +1,8 @@
 /* The device's memory, and the ways between it and the host's. */
 #include "device.h"
+#include "ranks.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { STAGING_ALIGNMENT = 64 };
@@ -9,13 +11,102 @@ static const size_t FIRST_CHUNK = (size_t)4 << 20;
 static const size_t READBACK_BYTES = (size_t)4 << 20;
 static const size_t SMALLEST_ROOM = (size_t)64 << 10;
 
+/* ---------------------------------------------------------------- the pool */
+
+/* The threshold is out of reach: what the pool gives back, and when, is decided here. For its
+ * meaning is the whole of what the pool holds, so that no fixed one keeps a part unused. */
+cudaError_t hy_cuda_open_pool(struct hy_device *device)
+{
+    struct cudaMemPoolProps properties = {};
+    uint64_t threshold = UINT64_MAX;
+    if (!device->has_pools)
+        return cudaSuccess;
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.handleTypes = cudaMemHandleTypeNone;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device->index;
+    cudaError_t code = cudaMemPoolCreate(&device->pool, &properties);
+    if (code == cudaSuccess)
+        code = cudaMemPoolSetAttribute(device->pool, cudaMemPoolAttrReleaseThreshold, &threshold);
+    return code;
+}
+
+void hy_cuda_close_pool(struct hy_device *device)
+{
+    if (device->pool && cudaMemPoolDestroy(device->pool) != cudaSuccess)
+        cudaGetLastError();
+    device->pool = NULL;
+}
+
+/* What the pool holds, and how much of that is in use. Not worth failing for: 0 if it cannot be
+ * told, and a lost device is told by others. */
+static void ask_pool(struct hy_device *device, uint64_t *held, uint64_t *used)
+{
+    *held = *used = 0;
+    if (device->pool
+        && (cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrUsedMemCurrent, used)
+                != cudaSuccess
+            || cudaMemPoolGetAttribute(device->pool, cudaMemPoolAttrReservedMemCurrent, held)
+                   != cudaSuccess)) {
+        cudaGetLastError();
+        *held = *used = 0;
+    }
+}
+
+size_t hy_cuda_unused_bytes(struct hy_device *device)
+{
+    uint64_t held, used;
+    ask_pool(device, &held, &used);
+    return held > used ? (size_t)(held - used) : 0;
+}
+
+size_t hy_cuda_trim_pool(struct hy_device *device, size_t most_unused)
+{
+    uint64_t held, used, left;
+    ask_pool(device, &held, &used);
+    if (held <= used || held - used <= most_unused)
+        return 0;
+    if (cudaMemPoolTrimTo(device->pool, (size_t)used + most_unused) != cudaSuccess)
+        cudaGetLastError();
+    ask_pool(device, &left, &used);
+    return left < held ? (size_t)(held - left) : 0;
+}
+
 /* -------------------------------------------------------------- allocation */
+
+static cudaError_t try_allocate(struct hy_device *device, size_t bytes, void **data)
+{
+    *data = NULL;
+    return device->pool ? cudaMallocFromPoolAsync(data, bytes, device->pool, device->home)
+                        : cudaMalloc(data, bytes);
+}
+
+/* Gives up what is kept to save time, once nothing that is queued needs it: graphs, whose memory is
+ * the driver's, and what the pool holds unused. False if the device turns out to have failed, or a
+ * capture is under way, which none of this may enter. */
+static bool give_up_what_is_kept(struct hy_device *device)
+{
+    char line[160];
+    if (device->step.capturing || !hy_cuda_wait_stream(device, "waiting for what was queued"))
+        return false;
+    size_t n_graphs = hy_cuda_forget_graphs(device), bytes = hy_cuda_trim_pool(device, 0);
+    if (device->log && (n_graphs > 0 || bytes > 0)) {
+        snprintf(line, sizeof line,
+                 "CUDA device %d: out of memory; %zu graphs of steps and %zu KiB kept in reserve "
+                 "are given up, and it is tried again",
+                 device->index, n_graphs, bytes >> 10);
+        device->log(device->log_user, HYMBA_LOG_INFO, line);
+    }
+    return true;
+}
 
 static cudaError_t allocate(struct hy_device *device, size_t bytes, void **data)
 {
-    *data = NULL;
-    return device->has_pools ? cudaMallocAsync(data, bytes, device->home)
-                             : cudaMalloc(data, bytes);
+    cudaError_t code = try_allocate(device, bytes, data);
+    if (code != cudaErrorMemoryAllocation)
+        return code;
+    cudaGetLastError();
+    return give_up_what_is_kept(device) ? try_allocate(device, bytes, data) : code;
 }
 
 void *hy_cuda_allocate(struct hy_device *device, size_t bytes)
@@ -56,6 +147,7 @@ void hy_cuda_release(struct hy_device *device, void *data)
 bool hy_cuda_reserve(struct hy_device *device, struct hy_room *room, size_t bytes,
                      const char *what)
 {
+    room->recorded = room->recorded || hy_cuda_is_recording(&device->step);
     if (bytes <= room->bytes)
         return true;
     size_t wanted = SMALLEST_ROOM;
@@ -63,7 +155,8 @@ bool hy_cuda_reserve(struct hy_device *device, struct hy_room *room, size_t byte
         wanted *= 2;
     wanted = wanted < bytes ? bytes : wanted;
     hy_cuda_free_room(device, room);
-    device->generation++;
+    if (room->recorded)
+        device->generation++;
     if (!hy_cuda_check(device, allocate(device, wanted, &room->data), what))
         return false;
     room->bytes = wanted;
@@ -73,7 +166,8 @@ bool hy_cuda_reserve(struct hy_device *device, struct hy_room *room, size_t byte
 void hy_cuda_free_room(struct hy_device *device, struct hy_room *room)
 {
     hy_cuda_release(device, room->data);
-    *room = {};
+    room->data = NULL;
+    room->bytes = 0;
 }
 
 /* ----------------------------------------------------------------- staging */
@@ -137,7 +231,7 @@ static bool grow_chunks(struct hy_device *device, size_t bytes)
         hy_cuda_fail(device, HYMBA_ERROR_MEMORY, "a list is too long to be copied to the device");
         return false;
     }
-    if (!hy_cuda_check(device, cudaStreamSynchronize(device->stream), "waiting for copies"))
+    if (!hy_cuda_wait_stream(device, "waiting for copies"))
         return false;
     cudaFreeHost(staging->data);
     staging->data = NULL;
@@ -153,8 +247,7 @@ static bool next_chunk(struct hy_device *device)
         return false;
     staging->current = (staging->current + 1) % HY_STAGING_CHUNKS;
     staging->used = 0;
-    return hy_cuda_check(device, cudaEventSynchronize(staging->read[staging->current]),
-                         "waiting for a copy");
+    return hy_cuda_wait_event(device, staging->read[staging->current], "waiting for a copy");
 }
 
 void *hy_cuda_stage(struct hy_device *device, size_t bytes)
@@ -274,8 +367,7 @@ void hy_cuda_copy(struct hy_device *device, const struct hy_copy_args *args)
 bool hy_cuda_drain(struct hy_device *device)
 {
     struct hy_readback *readback = &device->readback;
-    bool good = hy_cuda_check(device, cudaStreamSynchronize(device->stream),
-                              "waiting for what was queued");
+    bool good = hy_cuda_wait_stream(device, "waiting for what was queued");
     for (size_t i = 0; good && i < readback->n_copies; i++) {
         const struct hy_readback_copy *copy = &readback->copies[i];
         for (size_t row = 0; row < copy->n_rows; row++)

@@ -35,8 +35,8 @@ private:
 
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_matrix &args)
 {
-    const auto &[data, dtype, rows, columns, scales, group] = args;
-    key(data, dtype, rows, columns, scales, group);
+    const auto &[data, dtype, rows, columns, scales, group, by_rows] = args;
+    key(data, dtype, rows, columns, scales, group, by_rows);
 }
 
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_rounded &args)
@@ -78,9 +78,9 @@ static inline void hy_write_key(const hy_key_writer &key, const struct hy_norm_p
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_matmul_args &args)
 {
     const auto &[x, x_stride, rounded, m, n, k, w, dtype, w_stride, w_scales, group, bias,
-                 accumulate, y, y_stride, room] = args;
+                 accumulate, y, y_stride, room, by_rows] = args;
     key(x, x_stride, rounded != NULL, m, n, k, w, dtype, w_stride, w_scales, group, bias,
-        accumulate, y, y_stride, room);
+        accumulate, y, y_stride, room, by_rows);
     if (rounded)
         key(*rounded);
 }
@@ -96,10 +96,11 @@ static inline void hy_write_key(const hy_key_writer &key, const struct hy_rope_s
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_attention_args &args)
 {
     const auto &[q, q_stride, out, out_stride, n_heads, n_kv_heads, qk_size, v_size, scale,
-                 cache_type, bf16, sequences, n_sequences, max_keys] = args;
+                 cache_type, bf16, sequences, n_sequences, max_keys, repeated] = args;
     (void)sequences;
     (void)n_sequences;
     (void)max_keys;
+    (void)repeated;
     key(q, q_stride, out, out_stride, n_heads, n_kv_heads, qk_size, v_size, scale, cache_type,
         bf16);
 }
@@ -112,9 +113,11 @@ static inline void hy_write_key(const hy_key_writer &key, const struct hy_attent
 
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_attention_plan &plan)
 {
-    const auto &[list_bytes, workspace_bytes, parts, merges, n_merges, tiles] = plan;
+    const auto &[list_bytes, spans_at, workspace_bytes, parts, merges, n_merges, tiles,
+                 tile_pairs] = plan;
     (void)list_bytes;
-    key(workspace_bytes, parts, merges, n_merges, tiles);
+    (void)spans_at;
+    key(workspace_bytes, parts, merges, n_merges, tiles, tile_pairs);
 }
 
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_conv_args &args)
@@ -138,9 +141,21 @@ static inline void hy_write_key(const hy_key_writer &key, const struct hy_scan_a
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_fuse_args &args)
 {
     const auto &[attention, attention_stride, ssm, ssm_stride, weight_attention, weight_ssm, n,
-                 epsilon, concat, y, y_stride, rounded] = args;
+                 epsilon, concat, y, y_stride, rounded, sums, total] = args;
     key(attention, attention_stride, ssm, ssm_stride, weight_attention, weight_ssm, n, epsilon,
-        concat, y, y_stride, rounded);
+        concat, y, y_stride, rounded, sums, total);
+}
+
+static inline void hy_write_key(const hy_key_writer &key, const struct hy_square_sums_args &args)
+{
+    const auto &[attention, attention_stride, ssm, ssm_stride, n, sums] = args;
+    key(attention, attention_stride, ssm, ssm_stride, n, sums);
+}
+
+static inline void hy_write_key(const hy_key_writer &key, const struct hy_all_sum_args &args)
+{
+    const auto &[x, x_stride, n, accumulate, y, y_stride] = args;
+    key(x, x_stride, n, accumulate, y, y_stride);
 }
 
 static inline void hy_write_key(const hy_key_writer &key, const struct hy_swiglu_args &args)

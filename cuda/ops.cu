@@ -9,6 +9,7 @@
 #include "heads.h"
 #include "matmul.h"
 #include "op_key.h"
+#include "ranks.h"
 #include "rows.h"
 #include "sample.h"
 #include "scan.h"
@@ -92,7 +93,17 @@ static bool is_bf16(struct hy_device *device, const struct hy_rounded *rounded)
 {
     return is_known(device,
                     !rounded->data || (rounded->dtype == HYMBA_DTYPE_BF16 && rounded->block <= 1),
-                    "it was asked to round activations to another type than bf16");
+                    "it was asked to round activations to a type that is not known here");
+}
+
+/* Or of 8 bits with one scale a row. */
+static bool is_bf16_or_8_bits(struct hy_device *device, const struct hy_rounded *rounded, size_t n)
+{
+    bool narrow = rounded->dtype == HYMBA_DTYPE_INT8 || rounded->dtype == HYMBA_DTYPE_FP8;
+    if (!rounded->data || !narrow)
+        return is_bf16(device, rounded);
+    return is_known(device, rounded->group == n && !rounded->sums && rounded->block <= 1,
+                    "it was asked to round activations to groups of 8 bits");
 }
 
 static void embed(struct hy_device *device, const struct hy_embed_args *args, size_t rows)
@@ -102,13 +113,13 @@ static void embed(struct hy_device *device, const struct hy_embed_args *args, si
 
 static void rms_norm(struct hy_device *device, const struct hy_rms_norm_args *args, size_t rows)
 {
-    if (is_bf16(device, &args->rounded))
+    if (is_bf16_or_8_bits(device, &args->rounded, args->n))
         run(device, args, rows, hy_cuda_rms_norm, "a norm");
 }
 
 static void round_rows(struct hy_device *device, const struct hy_round_args *args, size_t rows)
 {
-    if (is_bf16(device, &args->y))
+    if (is_bf16_or_8_bits(device, &args->y, args->n))
         run(device, args, rows, hy_cuda_round, "rounding of activations");
 }
 
@@ -127,13 +138,13 @@ static void rope_store(struct hy_device *device, const struct hy_rope_store_args
 
 static void fuse(struct hy_device *device, const struct hy_fuse_args *args, size_t rows)
 {
-    if (is_bf16(device, &args->rounded))
+    if (is_bf16_or_8_bits(device, &args->rounded, args->concat ? 2 * args->n : args->n))
         run(device, args, rows, hy_cuda_fuse, "the fusion of attention and scan");
 }
 
 static void swiglu(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows)
 {
-    if (is_bf16(device, &args->rounded))
+    if (is_bf16_or_8_bits(device, &args->rounded, args->n))
         run(device, args, rows, hy_cuda_swiglu, "the gate of a feed-forward layer");
 }
 
@@ -253,21 +264,38 @@ private:
     }
 };
 
+/* A plan with lists in the arena; false after a failure, which is kept. */
+static bool plan_recorded(struct hy_device *device, const struct hy_attention_args *args,
+                          struct hy_attention_plan *plan)
+{
+    uintptr_t offset;
+    if (!hy_cuda_attention_plan(args, plan, device->step.rows)) {
+        refuse_attention(device);
+        return false;
+    }
+    void *list = hy_cuda_record_list(device, plan->list_bytes, &offset);
+    if (!list)
+        return false;
+    hy_cuda_attention_lists(args, plan, list, (const void *)offset);
+    return true;
+}
+
+/* Layers that share keys and window share one plan, and its lists. */
 static void record_attention(struct hy_device *device, const struct hy_attention_args *args)
 {
-    struct attention_op op = {*args, {}};
-    uintptr_t offset;
-    size_t rows = device->step.rows;
+    struct hy_planned_attention *planned = &device->planned;
+    if (!args->repeated || planned->n_heads != args->n_heads
+        || planned->n_kv_heads != args->n_kv_heads || planned->v_size != args->v_size) {
+        *planned = {};
+        if (!plan_recorded(device, args, &planned->plan))
+            return;
+        planned->n_heads = args->n_heads;
+        planned->n_kv_heads = args->n_kv_heads;
+        planned->v_size = args->v_size;
+    }
+    struct attention_op op = {*args, planned->plan};
     op.args.sequences = NULL;
     op.args.n_sequences = op.args.max_keys = 0;
-    if (!hy_cuda_attention_plan(args, NULL, NULL, &op.plan, rows)) {
-        refuse_attention(device);
-        return;
-    }
-    void *list = hy_cuda_record_list(device, op.plan.list_bytes, &offset);
-    if (!list)
-        return;
-    hy_cuda_attention_plan(args, list, (const void *)offset, &op.plan, rows);
     queue_or_record(device, op, *args, op.plan);
 }
 
@@ -276,14 +304,14 @@ static bool plan_attention(struct hy_device *device, const struct hy_attention_a
                            struct hy_attention_plan *plan)
 {
     void *on_device;
-    if (!hy_cuda_attention_plan(args, NULL, NULL, plan)) {
+    if (!hy_cuda_attention_plan(args, plan)) {
         refuse_attention(device);
         return false;
     }
     void *packed = hy_cuda_begin_list(device, plan->list_bytes, &on_device);
     if (!packed)
         return false;
-    hy_cuda_attention_plan(args, packed, on_device, plan);
+    hy_cuda_attention_lists(args, plan, packed, on_device);
     return hy_cuda_end_list(device, packed, plan->list_bytes);
 }
 
@@ -324,7 +352,7 @@ static void sample(struct hy_device *device, const struct hy_sample_args *args)
         n_changes += args->rows[i].n_changes;
     size_t bytes = args->n_rows * sizeof *args->rows + n_changes * sizeof *args->rows->changes;
     if (args->n_rows == 0 || !hy_cuda_begin(device)
-        || !hy_cuda_reserve(device, &device->scratch, n_changes * sizeof(double) + 1,
+        || !hy_cuda_reserve(device, &device->sampling, n_changes * sizeof(double) + 1,
                             "taking memory for sampling"))
         return;
     void *packed = hy_cuda_begin_list(device, bytes, &on_device);
@@ -337,8 +365,44 @@ static void sample(struct hy_device *device, const struct hy_sample_args *args)
     there.rows = (const struct hy_sample_row *)on_device;
     hy_cuda_sample(device->stream, &there,
                    (const struct hy_sample_change *)(there.rows + args->n_rows),
-                   (double *)device->scratch.data);
+                   (double *)device->sampling.data);
     hy_cuda_check_launch(device, "sampling");
+}
+
+static void square_sums(struct hy_device *device, const struct hy_square_sums_args *args,
+                        size_t rows)
+{
+    run(device, args, rows, hy_cuda_square_sums, "the sums of squares of two streams");
+}
+
+struct all_sum_op {
+    struct hy_all_sum_args args;
+    size_t rows;
+
+    void queue(struct hy_device *device) const
+    {
+        hy_cuda_all_sum(device, &args, rows);
+    }
+};
+
+/* Whatever else fails for lack of memory, other ranks wait for this one's part. */
+static void all_sum(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows)
+{
+    const struct all_sum_op op = {*args, rows};
+    const size_t recorded = device->step.ops.used;
+    const bool fails = device->has_error;
+    if (!device->step.has_begun) {
+        op.queue(device);
+        return;
+    }
+    if (!fails)
+        queue_or_record(device, op, rows, *args);
+    if (!device->has_error)
+        return;
+    const bool kept = !fails && device->step.ops.used > recorded;
+    hy_cuda_play_gathers(device);
+    if (!kept)
+        op.queue(device);
 }
 
 const struct hy_device_ops hy_cuda_ops = {
@@ -364,8 +428,13 @@ const struct hy_device_ops hy_cuda_ops = {
     scan,
     fuse,
     swiglu,
+    square_sums,
+    all_sum,
     sample,
     hy_cuda_begin_step,
     hy_cuda_end_step,
     hy_cuda_finish,
+    hy_cuda_make_id,
+    hy_cuda_join,
+    hy_cuda_exchange,
 };

@@ -2,10 +2,15 @@
 #include "device.h"
 
 #include "copy_rows.h"
-#include "matmul.h"
+#include "product.h"
+#include "ranks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+
+/* A pool keeps up to so large a part of the device's memory in reserve, which other contexts of the
+ * process, and others, then lack. It takes what sessions give back that end about the same time. */
+enum { UNUSED_PART = 32 };
 
 /* ---------------------------------------------------------------- failures */
 
@@ -65,10 +70,13 @@ bool hy_cuda_check_blas(struct hy_device *device, cublasStatus_t code, const cha
 hymba_status hy_cuda_finish(struct hy_device *device, hymba_error *error)
 {
     if (!device->failed
-        && hy_cuda_check(device, cudaSetDevice(device->index), "choosing the device"))
-        hy_cuda_drain(device);
+        && hy_cuda_check(device, cudaSetDevice(device->index), "choosing the device")
+        && hy_cuda_drain(device))
+        hy_cuda_trim_pool(device, device->most_unused);
     if (!device->has_error)
         return HYMBA_OK;
+    if (device->failed)
+        hy_cuda_break_off(device);
     device->has_error = device->failed; /* which is told every time */
     return hy_fail_again(error, &device->error);
 }
@@ -142,11 +150,17 @@ static hymba_status check_capability(struct hy_device *device, hymba_error *erro
         return fail_open(error, device->index, "asking for its properties", code);
     snprintf(device->name, sizeof device->name, "%.100s, sm_%d%d", properties.name, major, minor);
     device->has_pools = pools != 0;
+    device->most_unused = properties.totalGlobalMem / UNUSED_PART;
     device->greatest_pitch = (size_t)pitch;
     if (major < 8)
         return hy_fail(error, HYMBA_ERROR_DEVICE,
                        "CUDA device %d (%s) is too old: it has compute capability %d.%d, and 8.0 "
                        "or later is needed",
+                       device->index, device->name, major, minor);
+    if (device->compute == HYMBA_COMPUTE_FP8 && 10 * major + minor < 89)
+        return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
+                       "compute: CUDA device %d (%s) has no units that multiply fp8: it has "
+                       "compute capability %d.%d, and 8.9 or later is needed",
                        device->index, device->name, major, minor);
     return HYMBA_OK;
 }
@@ -158,6 +172,8 @@ static cudaError_t acquire(struct hy_device *device)
     if (code == cudaSuccess)
         code = cudaStreamCreateWithFlags(&device->home, cudaStreamNonBlocking);
     device->stream = device->home;
+    if (code == cudaSuccess)
+        code = hy_cuda_open_pool(device);
     if (code == cudaSuccess)
         code = hy_cuda_open_staging(device);
     return code;
@@ -246,12 +262,13 @@ void hy_cuda_close(struct hy_device *device)
     if (!device)
         return;
     cudaSetDevice(device->index);
+    hy_cuda_close_world(device);
     if (device->stream)
         cudaStreamSynchronize(device->stream);
     hy_cuda_close_step(device);
-    struct hy_room *rooms[] = {&device->lists,   &device->arena,   &device->pieces,
-                               &device->scratch, &device->widened, &device->x_panel,
-                               &device->y_panel, &device->blas_workspace};
+    struct hy_room *rooms[] = {&device->lists,    &device->arena,   &device->pieces,
+                               &device->scratch,  &device->sampling, &device->widened,
+                               &device->x_panel,  &device->y_panel, &device->blas_workspace};
     for (struct hy_room *room : rooms)
         hy_cuda_free_room(device, room);
     hy_cuda_free_products(device);
@@ -260,6 +277,7 @@ void hy_cuda_close(struct hy_device *device)
     if (device->stream)
         cudaStreamSynchronize(device->stream);
     hy_cuda_close_staging(device);
+    hy_cuda_close_pool(device);
     if (device->stream)
         cudaStreamDestroy(device->stream);
     cudaGetLastError();
@@ -273,7 +291,7 @@ void hy_cuda_get_info(struct hy_device *device, struct hy_device_info *info)
         || cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
         cudaGetLastError();
     snprintf(info->name, sizeof info->name, "%s", device->name);
-    info->free_bytes = free_bytes;
+    info->free_bytes = free_bytes + hy_cuda_unused_bytes(device);
     info->total_bytes = total_bytes;
     info->has_bf16 = 1;
 }

@@ -91,6 +91,29 @@ public:
                      : "memory");
     }
 
+    /*
+     * Four 8 x 8 matrices of 16-bit numbers, whose rows are elements of 16 bytes: lane l names the
+     * row l % 8 of matrix l / 8. In words[m] it gets two numbers of matrix m: those of row l / 4,
+     * columns 2 (l % 4) and the next one, or, TRANSPOSED, of rows 2 (l % 4) and the next one,
+     * column l / 4. All lanes of the warp.
+     */
+    template <bool TRANSPOSED>
+    __device__ __forceinline__ void load_matrices(size_t i, uint32_t (&words)[4]) const
+    {
+        static_assert(sizeof(T) == 16, "a row of a matrix");
+        const unsigned row = (unsigned)__cvta_generic_to_shared(data + i);
+        if (TRANSPOSED)
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                         : "r"(row)
+                         : "memory");
+        else
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                         : "r"(row)
+                         : "memory");
+    }
+
 private:
     T *data;
 };
@@ -182,10 +205,27 @@ HY_DEVICE float hy_fma(float a, float b, float c)
     return fmaf(a, b, c);
 }
 
+/* The greater number; a NaN is none. */
+HY_DEVICE float hy_greater(float a, float b)
+{
+    return fmaxf(a, b);
+}
+
+HY_DEVICE float hy_ceil(float x)
+{
+    return ceilf(x);
+}
+
 /* A product that is rounded, whatever it is added to afterwards: the same bits as on the CPU. */
 HY_DEVICE double hy_multiply(double a, double b)
 {
     return __dmul_rn(a, b);
+}
+
+/* The same in f32; no overload, which would take products of mixed types away from double. */
+HY_DEVICE float hy_multiply_f32(float a, float b)
+{
+    return __fmul_rn(a, b);
 }
 
 /* f16 numbers as their bits; the nearest one, ties to even, NaN stays NaN. */
@@ -324,7 +364,60 @@ HY_DEVICE uint32_t hy_fma_pair_bf16(uint32_t a, uint32_t b, uint32_t c)
 
 HY_DEVICE uint32_t hy_pair_f16(float first, float second)
 {
+#ifdef HYMBA_HARNESS
     return hy_to_f16(first) | (uint32_t)hy_to_f16(second) << 16;
+#else
+    __half2 pair = __floats2half2_rn(first, second);
+    return __half_as_ushort(pair.x) | (uint32_t)__half_as_ushort(pair.y) << 16;
+#endif
+}
+
+/*
+ * Two fp8 numbers, the first in the low byte, as f16, which holds them all. Without an instruction
+ * for it: the bits of one, moved to where f16 has exponent and mantissa, are the number times
+ * 2^-8, since the exponents' biases are 7 and 15; subnormal ones too. What is NaN would be finite,
+ * but the carry out of adding to its mantissa fills the exponent.
+ */
+HY_DEVICE uint32_t hy_pair_from_fp8(uint32_t pair)
+{
+#if !defined(HYMBA_HARNESS) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint32_t halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)pair));
+    return halves;
+#else
+    const uint32_t spread = (pair & 0xff) << 8 | (pair & 0xff00) << 16;
+    const uint32_t magnitudes = (spread & 0x7f007f00) >> 1;
+    const uint32_t nan = (magnitudes + 0x00800080) & 0x40004000;
+    const uint32_t scaled = (spread & 0x80008000) | magnitudes | nan;
+#ifdef HYMBA_HARNESS
+    return hy_pair_f16(hy_from_f16((uint16_t)scaled) * 256.0f,
+                       hy_from_f16((uint16_t)(scaled >> 16)) * 256.0f);
+#else
+    uint32_t halves;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(scaled), "r"(0x5c005c00u)); /* 256 */
+    return halves;
+#endif
+#endif
+}
+
+HY_DEVICE float hy_from_fp8(uint8_t bits)
+{
+    return hy_from_f16((uint16_t)hy_pair_from_fp8(bits));
+}
+
+/* Like hy_f32_to_fp8: nearest even, at most 448; NaN stays NaN. */
+HY_DEVICE uint8_t hy_to_fp8(float value)
+{
+    const uint32_t bits = hy_to_bits(value), magnitude = bits & 0x7fffffff;
+    const uint32_t sign = bits >> 24 & 0x80;
+    if (value != value)
+        return (uint8_t)(sign | 0x7f);
+    if (magnitude >= 0x43e00000) /* 448 */
+        return (uint8_t)(sign | 0x7e);
+    if (magnitude >= 0x3c800000) /* 2^-6, the smallest normal number */
+        return (uint8_t)(sign | (magnitude + 0x7ffff + (magnitude >> 20 & 1) - (120u << 23)) >> 20);
+    /* the sum's last place is 2^-9, the unit of subnormal numbers */
+    return (uint8_t)(sign | (hy_to_bits(hy_from_bits(magnitude) + 16384.0f) - 0x46800000));
 }
 
 #endif

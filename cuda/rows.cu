@@ -1,8 +1,10 @@
 #include "rows.h"
 
 #include "element.h"
+#include "kept_row.h"
 #include "quantised.h"
 #include "row_output.h"
+#include "rows_8bit.h"
 
 /* The formulas count bytes of global memory that a launch's loads read and its stores write. */
 
@@ -79,93 +81,25 @@ void hy_cuda_embed(cudaStream_t stream, const struct hy_embed_args *args, size_t
 
 /* -------------------------------------------------------------------- norms */
 
-/* A thread keeps so many elements of a row; it reads later ones twice. */
-enum { KEPT = 8, MOST_WARPS = 32 };
-
-/* Depends on a row's length alone, for the order of the sum does on it. */
-static unsigned norm_threads(size_t n)
-{
-    if (n <= HY_WARP * KEPT)
-        return HY_WARP;
-    return n <= 256 * KEPT ? 256 : n <= 512 * KEPT ? 512 : 1024;
-}
-
 /* A row of so many rounded elements takes 2 * 32 ceil(n / 32) bytes: R(n). */
-
-struct kept_row {
-    const float *x;
-    size_t n;
-    float kept[KEPT];
-};
-
-/* Loads what is kept; the thread's part of the sum of squares. */
-HY_DEVICE float load_row(struct kept_row &row, const float *x, size_t n)
-{
-    const size_t threads = hy_block_threads();
-    float sum = 0.0f;
-    row.x = x;
-    row.n = n;
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
-        size_t i = hy_thread() + k * threads;
-        row.kept[k] = i < n ? hy_load(x + i) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < KEPT; k++)
-        sum = hy_fma(row.kept[k], row.kept[k], sum);
-    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads) {
-        float value = hy_load(x + i);
-        sum = hy_fma(value, value, sum);
-    }
-    return sum;
-}
-
-HY_DEVICE float sum_of_warp(float value)
-{
-#pragma unroll
-    for (unsigned mask = HY_WARP / 2; mask > 0; mask /= 2)
-        value += hy_shuffle_xor(value, mask);
-    return value;
-}
-
-/* Puts the sum of the thread's warp into its place; after the barrier, sum_of_warps. */
-HY_DEVICE void share_sum(const hy_shared<float> &sums, float value)
-{
-    float sum = sum_of_warp(value);
-    if (hy_thread() % HY_WARP == 0)
-        sums[hy_thread() / HY_WARP] = sum;
-}
-
-HY_DEVICE float sum_of_warps(const hy_shared<float> &sums)
-{
-    float sum = 0.0f;
-    for (unsigned warp = 0; warp < hy_block_threads() / HY_WARP; warp++)
-        sum += sums[warp];
-    return sum;
-}
-
-HY_DEVICE float inverse_rms(float sum, size_t n, float epsilon)
-{
-    return 1.0f / sqrtf(sum / (float)n + epsilon);
-}
 
 /* A row of n elements at x, by a block of threads that is as large as those of all rows like it. */
 HY_DEVICE void norm_row(const float *x, const float *weight, size_t n, float epsilon,
                         const struct hy_row_output &output)
 {
-    hy_shared<float> sums(0, MOST_WARPS);
+    hy_shared<float> sums(0, HY_MOST_WARPS);
     const size_t threads = hy_block_threads();
-    struct kept_row row;
-    share_sum(sums, load_row(row, x, n));
+    struct hy_kept_row row;
+    hy_share_sum(sums, hy_load_row(row, x, n));
     hy_sync();
-    const float scale = inverse_rms(sum_of_warps(sums), n, epsilon);
+    const float scale = hy_inverse_rms(hy_sum_of_warps(sums), n, epsilon);
 #pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    for (int k = 0; k < HY_KEPT; k++) {
         size_t i = hy_thread() + k * threads;
         if (i < n)
             hy_store_result(output, i, row.kept[k] * scale * hy_load(weight + i));
     }
-    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
+    for (size_t i = hy_thread() + HY_KEPT * threads; i < n; i += threads)
         hy_store_result(output, i, hy_load(row.x + i) * scale * hy_load(weight + i));
     hy_end_row(output, n);
 }
@@ -183,8 +117,12 @@ void hy_cuda_rms_norm(cudaStream_t stream, const struct hy_rms_norm_args *args, 
 {
     if (rows == 0 || args->n == 0)
         return;
-    hy_launch(stream, norm_rows, dim3((unsigned)rows), norm_threads(args->n),
-              sizeof(float) * MOST_WARPS, *args);
+    if (hy_is_8_bits(args->rounded)) {
+        hy_cuda_rms_norm_8_bits(stream, args, rows);
+        return;
+    }
+    hy_launch(stream, norm_rows, dim3((unsigned)rows), hy_row_threads(args->n),
+              sizeof(float) * HY_MOST_WARPS, *args);
 }
 
 /* A block for a row and part of n elements, which reads and writes what norm_rows does; of the
@@ -211,8 +149,8 @@ void hy_cuda_norm_parts(cudaStream_t stream, const struct hy_norm_parts_args *ar
         longest = part.n > longest ? part.n : longest;
     if (rows == 0 || longest == 0)
         return;
-    hy_launch(stream, norm_parts, dim3((unsigned)rows, HY_NORM_PARTS), norm_threads(longest),
-              sizeof(float) * MOST_WARPS, *args);
+    hy_launch(stream, norm_parts, dim3((unsigned)rows, HY_NORM_PARTS), hy_row_threads(longest),
+              sizeof(float) * HY_MOST_WARPS, *args);
 }
 
 HY_DEVICE void fuse_element(const struct hy_fuse_args &args, const struct hy_row_output &output,
@@ -229,30 +167,37 @@ HY_DEVICE void fuse_element(const struct hy_fuse_args &args, const struct hy_row
     }
 }
 
-/* n elements a stream and row, m of them not kept: a row reads 2 * 4 (2 n + m) bytes. A mean has
- * w = n elements, side by side w = 2 n: 4 w bytes of y are written and R(w) rounded ones, where
- * they are wanted. */
-static HY_KERNEL __launch_bounds__(1024) fuse_rows(struct hy_fuse_args args)
+/* n elements a stream and row, m of them not kept: a row reads 2 * 4 (2 n + m) bytes; with given
+ * sums 2 * 4 (2 n) and, in each of its k threads, 8. A mean has w = n elements, side by side
+ * w = 2 n: 4 w bytes of y are written and R(w) rounded ones, where they are wanted. */
+template <bool SUMMED> static HY_KERNEL __launch_bounds__(1024)
+fuse_rows(struct hy_fuse_args args)
 {
-    hy_shared<float> sums_attention(0, MOST_WARPS);
-    hy_shared<float> sums_ssm(sizeof(float) * MOST_WARPS, MOST_WARPS);
     const size_t threads = hy_block_threads(), n = args.n, t = hy_block().x;
+    const size_t total = SUMMED ? args.total : n;
+    const float *attention_row = args.attention + t * args.attention_stride;
+    const float *ssm_row = args.ssm + t * args.ssm_stride;
     const struct hy_row_output output =
         hy_output_of_row(args.y, args.y_stride, args.rounded, t);
-    struct kept_row attention, ssm;
-    share_sum(sums_attention, load_row(attention, args.attention + t * args.attention_stride, n));
-    share_sum(sums_ssm, load_row(ssm, args.ssm + t * args.ssm_stride, n));
-    hy_sync();
-    const float scale_attention = inverse_rms(sum_of_warps(sums_attention), n, args.epsilon);
-    const float scale_ssm = inverse_rms(sum_of_warps(sums_ssm), n, args.epsilon);
+    struct hy_kept_row attention, ssm;
+    float2 sums;
+    if constexpr (SUMMED) {
+        hy_load_kept(attention, attention_row, n);
+        hy_load_kept(ssm, ssm_row, n);
+        sums = make_float2(hy_load(args.sums + 2 * t), hy_load(args.sums + 2 * t + 1));
+    } else {
+        sums = hy_sum_streams(attention, attention_row, ssm, ssm_row, n);
+    }
+    const float scale_attention = hy_inverse_rms(sums.x, total, args.epsilon);
+    const float scale_ssm = hy_inverse_rms(sums.y, total, args.epsilon);
 #pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    for (int k = 0; k < HY_KEPT; k++) {
         size_t i = hy_thread() + k * threads;
         if (i < n)
             fuse_element(args, output, i, attention.kept[k], ssm.kept[k], scale_attention,
                          scale_ssm);
     }
-    for (size_t i = hy_thread() + KEPT * threads; i < n; i += threads)
+    for (size_t i = hy_thread() + HY_KEPT * threads; i < n; i += threads)
         fuse_element(args, output, i, hy_load(attention.x + i), hy_load(ssm.x + i),
                      scale_attention, scale_ssm);
     hy_end_row(output, args.concat ? 2 * n : n);
@@ -262,8 +207,39 @@ void hy_cuda_fuse(cudaStream_t stream, const struct hy_fuse_args *args, size_t r
 {
     if (rows == 0 || args->n == 0)
         return;
-    hy_launch(stream, fuse_rows, dim3((unsigned)rows), norm_threads(args->n),
-              2 * sizeof(float) * MOST_WARPS, *args);
+    if (hy_is_8_bits(args->rounded)) {
+        hy_cuda_fuse_8_bits(stream, args, rows);
+        return;
+    }
+    const size_t shared = 2 * sizeof(float) * HY_MOST_WARPS;
+    if (args->sums)
+        hy_launch(stream, fuse_rows<true>, dim3((unsigned)rows), hy_row_threads(args->n), shared,
+                  *args);
+    else
+        hy_launch(stream, fuse_rows<false>, dim3((unsigned)rows), hy_row_threads(args->n), shared,
+                  *args);
+}
+
+/* A row reads 2 * 4 n bytes and writes 8. By as many threads as fuse_rows has, whose bits the sums
+ * of whole rows have then. */
+static HY_KERNEL __launch_bounds__(1024) square_sums_rows(struct hy_square_sums_args args)
+{
+    const size_t t = hy_block().x;
+    struct hy_kept_row attention, ssm;
+    const float2 sums = hy_sum_streams(attention, args.attention + t * args.attention_stride, ssm,
+                                       args.ssm + t * args.ssm_stride, args.n);
+    if (hy_thread() == 0) {
+        hy_store(args.sums + 2 * t, sums.x);
+        hy_store(args.sums + 2 * t + 1, sums.y);
+    }
+}
+
+void hy_cuda_square_sums(cudaStream_t stream, const struct hy_square_sums_args *args, size_t rows)
+{
+    if (rows == 0 || args->n == 0)
+        return;
+    hy_launch(stream, square_sums_rows, dim3((unsigned)rows), hy_row_threads(args->n),
+              2 * sizeof(float) * HY_MOST_WARPS, *args);
 }
 
 /* ------------------------------------------------------ element by element */
@@ -295,6 +271,10 @@ void hy_cuda_swiglu(cudaStream_t stream, const struct hy_swiglu_args *args, size
 {
     if (rows == 0 || args->n == 0)
         return;
+    if (hy_is_8_bits(args->rounded)) {
+        hy_cuda_swiglu_8_bits(stream, args, rows);
+        return;
+    }
     hy_launch(stream, swiglu_rows, grid_of_rows(rows, args->n, THREADS * BATCH), THREADS, 0,
               *args);
 }
@@ -312,6 +292,10 @@ void hy_cuda_round(cudaStream_t stream, const struct hy_round_args *args, size_t
 {
     if (rows == 0 || args->n == 0)
         return;
+    if (hy_is_8_bits(args->y)) {
+        hy_cuda_round_8_bits(stream, args, rows);
+        return;
+    }
     hy_launch(stream, round_rows, grid_of_rows(rows, hy_padded_row(args->n), THREADS * BATCH),
               THREADS, 0, *args);
 }

@@ -1,6 +1,7 @@
 #include "step.h"
 
 #include "device.h"
+#include "ranks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,12 +114,14 @@ const void *hy_cuda_recorded_list(const struct hy_device *device, uintptr_t offs
 void hy_cuda_begin_step(struct hy_device *device, size_t rows)
 {
     struct hy_step *step = &device->step;
+    step->has_begun = rows > 0;
+    step->agreed = false;
+    step->ops.used = step->key.used = 0;
     if (rows == 0 || !hy_cuda_begin(device))
         return;
     if (step->lists_read
-        && !hy_cuda_check(device, cudaEventSynchronize(step->lists_read), "waiting for a copy"))
+        && !hy_cuda_wait_event(device, step->lists_read, "waiting for a copy"))
         return;
-    step->ops.used = step->key.used = 0;
     step->lists.used = LIST_ALIGNMENT; /* no list is at 0 */
     step->rows = rows;
     hy_cuda_record_key(device, &rows, sizeof rows);
@@ -191,19 +194,29 @@ static void forget_all(struct hy_step *step)
 {
     for (struct hy_remembered_log &log : step->logs)
         forget(&log);
+    step->n_forgotten++;
 }
 
-static struct hy_remembered_log *find_log(struct hy_step *step, uint64_t hash)
+size_t hy_cuda_forget_graphs(struct hy_device *device)
+{
+    size_t n = 0;
+    for (const struct hy_remembered_log &log : device->step.logs)
+        n += log.graph != NULL;
+    forget_all(&device->step);
+    return n;
+}
+
+static struct hy_remembered_log *find_log(struct hy_step *step, uint64_t hash, uint64_t world)
 {
     for (struct hy_remembered_log &log : step->logs)
-        if (log.key && log.hash == hash && log.key_bytes == step->key.used
+        if (log.key && log.hash == hash && log.world == world && log.key_bytes == step->key.used
             && memcmp(log.key, step->key.data, log.key_bytes) == 0)
             return &log;
     return NULL;
 }
 
 /* In the place of the one not seen for longest. Without memory for it the log stays unknown. */
-static void remember(struct hy_step *step, uint64_t hash)
+static bool remember(struct hy_step *step, uint64_t hash, uint64_t world)
 {
     struct hy_remembered_log *place = &step->logs[0];
     for (struct hy_remembered_log &log : step->logs)
@@ -212,11 +225,13 @@ static void remember(struct hy_step *step, uint64_t hash)
     forget(place);
     place->key = (unsigned char *)malloc(step->key.used);
     if (!place->key)
-        return;
+        return false;
     memcpy(place->key, step->key.data, step->key.used);
     place->key_bytes = step->key.used;
     place->hash = hash;
+    place->world = world;
     place->seen = step->n_steps;
+    return true;
 }
 
 /* -------------------------------------------------------------------- graphs */
@@ -236,6 +251,18 @@ static void tell_graph(struct hy_device *device, size_t n_nodes)
     tell(device, HYMBA_LOG_INFO, line);
 }
 
+/* Whether nothing that was queued has failed so far. A call may tell the failure of what came long
+ * before it: that is the device's then, not the call's. */
+static bool is_sound(struct hy_device *device)
+{
+    cudaGetLastError();
+    cudaError_t code = cudaStreamQuery(device->home);
+    if (code == cudaErrorNotReady)
+        cudaGetLastError();
+    return code == cudaErrorNotReady
+           || hy_cuda_check(device, code, "what was queued before a step");
+}
+
 /* From now on the log's steps are launches one by one. The first time, the reason is told. */
 static void refuse_graph(struct hy_device *device, struct hy_remembered_log *log,
                          const char *reason)
@@ -243,8 +270,7 @@ static void refuse_graph(struct hy_device *device, struct hy_remembered_log *log
     char line[320];
     drop_graph(log);
     log->refused = true;
-    cudaGetLastError();
-    if (device->step.told_failure)
+    if (!is_sound(device) || device->step.told_failure)
         return;
     device->step.told_failure = true;
     snprintf(line, sizeof line,
@@ -277,6 +303,16 @@ static cudaError_t capture(struct hy_device *device, cudaGraph_t *graph)
     return cudaStreamEndCapture(step->capture_stream, graph);
 }
 
+/* A graph takes memory of the driver's, which may lie in the pool's reserve. */
+static cudaError_t instantiate(struct hy_device *device, cudaGraph_t graph, cudaGraphExec_t *exec)
+{
+    cudaError_t code = cudaGraphInstantiate(exec, graph, 0);
+    if (code != cudaErrorMemoryAllocation || hy_cuda_trim_pool(device, 0) == 0)
+        return code;
+    cudaGetLastError();
+    return cudaGraphInstantiate(exec, graph, 0);
+}
+
 /* The log's graph, if it can be made. */
 static void make_graph(struct hy_device *device, struct hy_remembered_log *log)
 {
@@ -289,7 +325,7 @@ static void make_graph(struct hy_device *device, struct hy_remembered_log *log)
         code = cudaGraphGetNodes(graph, NULL, &n_nodes);
     bool complete = code == cudaSuccess && step->capture_failure[0] == '\0';
     if (complete && device->generation == generation)
-        code = cudaGraphInstantiate(&log->graph, graph, 0);
+        code = instantiate(device, graph, &log->graph);
     if (graph && cudaGraphDestroy(graph) != cudaSuccess)
         cudaGetLastError();
     if (step->capture_failure[0] != '\0')
@@ -320,18 +356,111 @@ static void forget_moved(struct hy_device *device)
     step->generation = device->generation;
 }
 
+/* Of a log that is not known yet. */
+static void play_new(struct hy_device *device, uint64_t hash, uint64_t world)
+{
+    play(device);
+    forget_moved(device);
+    bool is_known = !device->has_error && remember(&device->step, hash, world);
+    if (!is_known && hy_cuda_has_others(device))
+        forget_all(&device->step); /* the others, which may remember it, hear of that */
+}
+
+/* ------------------------------------------------------------- among ranks */
+
+/* What all ranks know of a step. */
+struct step_meeting {
+    uint64_t world; /* a hash of all ranks' logs, and of how often they have forgotten theirs */
+    bool is_able;   /* each of them */
+};
+
+/* Waits for all ranks; false after a failure. */
+static bool meet(struct hy_device *device, uint64_t hash, bool is_able,
+                 struct step_meeting *meeting)
+{
+    const uint32_t mine[HY_MEETING_WORDS] = {(uint32_t)hash, (uint32_t)(hash >> 32),
+                                             device->step.n_forgotten, is_able};
+    size_t n_words;
+    device->step.agreed = true;
+    const uint32_t *all = hy_cuda_meet(device, mine, &n_words);
+    *meeting = {0xcbf29ce484222325u, true};
+    for (size_t i = 0; all && i < n_words; i++)
+        meeting->world = (meeting->world ^ all[i]) * 0x100000001b3u;
+    for (size_t i = HY_MEETING_WORDS - 1; all && i < n_words; i += HY_MEETING_WORDS)
+        meeting->is_able = meeting->is_able && all[i];
+    return all != NULL;
+}
+
+/* All ranks do it, and none launches what one of them could not capture. */
+static void capture_together(struct hy_device *device, struct hy_remembered_log *log)
+{
+    struct step_meeting meeting;
+    make_graph(device, log);
+    if (meet(device, 0, log->graph != NULL, &meeting) && meeting.is_able)
+        return;
+    drop_graph(log);
+    log->refused = true;
+}
+
+/* What others launch now must be launched. */
+static void launch_together(struct hy_device *device, const struct hy_remembered_log *log)
+{
+    cudaError_t code = hy_cuda_begin(device) ? cudaGraphLaunch(log->graph, device->stream)
+                                             : cudaSuccess;
+    if (!hy_cuda_check(device, code, "launching a step's graph") && !device->failed)
+        hy_cuda_fail(device, HYMBA_ERROR_DEVICE,
+                     "no memory to launch a step's graph, which other ranks have launched");
+}
+
+/* One that cannot even play its own ops makes all others play theirs. */
+static void queue_together(struct hy_device *device, uint64_t hash)
+{
+    struct hy_step *step = &device->step;
+    struct step_meeting meeting;
+    if (!meet(device, hash, true, &meeting) || !meeting.is_able) {
+        play(device);
+        return;
+    }
+    struct hy_remembered_log *log = find_log(step, hash, meeting.world);
+    if (!log) {
+        play_new(device, hash, meeting.world);
+        return;
+    }
+    log->seen = step->n_steps;
+    if (!log->graph && !log->refused)
+        capture_together(device, log);
+    if (log->graph)
+        launch_together(device, log);
+    else
+        play(device);
+}
+
+void hy_cuda_play_gathers(struct hy_device *device)
+{
+    struct hy_step *step = &device->step;
+    struct step_meeting meeting;
+    if (hy_cuda_has_others(device) && !step->agreed)
+        meet(device, 0, false, &meeting);
+    if (hy_cuda_has_others(device) && !device->failed)
+        play(device); /* other ops do nothing after a failure */
+    step->ops.used = 0;
+}
+
+/* ------------------------------------------------------------------ its end */
+
 static void queue_step(struct hy_device *device)
 {
     struct hy_step *step = &device->step;
     const uint64_t hash = hash_of(&step->key);
     forget_moved(device);
     step->n_steps++;
-    struct hy_remembered_log *log = find_log(step, hash);
+    if (hy_cuda_has_others(device)) {
+        queue_together(device, hash);
+        return;
+    }
+    struct hy_remembered_log *log = find_log(step, hash, 0);
     if (!log) {
-        play(device);
-        forget_moved(device);
-        if (!device->has_error)
-            remember(step, hash);
+        play_new(device, hash, 0);
         return;
     }
     log->seen = step->n_steps;
@@ -344,10 +473,11 @@ static void queue_step(struct hy_device *device)
 void hy_cuda_end_step(struct hy_device *device, bool run)
 {
     struct hy_step *step = &device->step;
-    if (!hy_cuda_is_recording(step))
-        return;
-    if (run && hy_cuda_begin(device) && upload_lists(device))
+    if (hy_cuda_is_recording(step) && run && hy_cuda_begin(device) && upload_lists(device))
         queue_step(device);
+    else if (step->has_begun && run && device->has_error)
+        hy_cuda_play_gathers(device);
+    step->has_begun = false;
     step->rows = 0;
 }
 

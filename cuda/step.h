@@ -9,12 +9,20 @@
  * are queued one by one: that chooses the algorithms of products, makes room in the device's memory
  * and has the driver load the kernels, none of which a capture may do.)
  *
- * What the launches read and write has to be where it was: when device memory that belongs to
- * kernels moves, all graphs are thrown away.
+ * What the launches read and write has to be where it was: when device memory moves that belongs to
+ * kernels and that a step's launches were queued with, all graphs are thrown away. So they are when
+ * memory is out, for they take some of the driver's, which nobody counts.
  *
  * A graph that cannot be captured, made or launched is not tried again until memory moves; its
  * steps, too, are then launches one by one. Both ways run the same kernels with the same arguments
  * in the same order.
+ *
+ * Ranks do this together, since NCCL wants a gather to be captured by all of them or by none, and
+ * graphs with gathers to be launched by all that captured them together. But what makes a log known
+ * (lists, memory that moves) can differ from rank to rank. So at the end of every step they tell
+ * each other a hash of their logs, and how often they have forgotten all. These belong to the key:
+ * what one rank has not seen, or has forgotten, is new to all, and all do the same together.
+ * That is one round trip a step; a second one, when a graph was made, tells whether all have it.
  */
 #ifndef HYMBA_CUDA_STEP_H
 #define HYMBA_CUDA_STEP_H
@@ -41,10 +49,14 @@ struct hy_remembered_log {
     uint64_t seen;         /* when, counted in steps */
     cudaGraphExec_t graph; /* NULL: not made */
     bool refused;          /* and never will be */
+    uint64_t world;        /* among ranks: what all of them came with */
 };
 
 struct hy_step {
     size_t rows;           /* of the step that is being recorded; 0: none is */
+    bool has_begun;        /* and not ended, whether it is recorded or not */
+    bool agreed;           /* ranks have, how to make it */
+    uint32_t n_forgotten;  /* how often all logs were */
     struct hy_bytes ops;   /* struct hy_op_header, and behind each its op */
     struct hy_bytes key;
     struct hy_bytes lists; /* pinned */
@@ -65,6 +77,14 @@ void hy_cuda_begin_step(struct hy_device *device, size_t rows);
 void hy_cuda_end_step(struct hy_device *device, bool run);
 
 void hy_cuda_close_step(struct hy_device *device);
+
+/* Once a failure has come that leaves the device usable: among ranks the gathers of what was
+ * recorded so far are made, since others wait for them, and those to come are not recorded. */
+void hy_cuda_play_gathers(struct hy_device *device);
+
+/* Throws all graphs away, and what is remembered of steps; how many graphs there were. Not during a
+ * capture. */
+size_t hy_cuda_forget_graphs(struct hy_device *device);
 
 static inline bool hy_cuda_is_recording(const struct hy_step *step)
 {

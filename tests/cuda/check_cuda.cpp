@@ -1,12 +1,15 @@
 /*
- * For a machine with a GPU: every op against generic C on random data, then how long each takes,
- * beside the bandwidth of a copy and the rate of a large matrix product measured here and now.
+ * For a machine with a GPU: every op against generic C on random data, a layer's ops as a recorded
+ * step, sums over ranks where there are several GPUs, then how long each takes, beside the
+ * bandwidth of a copy and the rate of a large matrix product measured here and now.
  *
  *   check_cuda [device] [--no-times]
  *
  * Needs nothing but the plug-in; linked with the harness it runs anywhere, without times.
  */
 #include "compare_ops.h"
+#include "compare_ranks.h"
+#include "compare_step.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,20 +23,33 @@ extern "C" const struct hy_device_ops *hymba_device_plugin(uint32_t interface_ve
 
 enum { SEEDS = 5, REPETITIONS = 20 };
 
+/* Ranks that are joined, and how long a missing one is waited for, in milliseconds. */
+enum { MOST_RANKS = 8, RANK_LIMIT = 5000 };
+
 /* ------------------------------------------------------------- comparisons */
 
-static int compare_all(const struct hy_device_ops *ops, struct hy_device *device)
+static int tell(const char *name, const char *difference, const char *remark)
 {
+    printf("%-8s %s%s%s\n", difference ? "FAILED" : "ok", name,
+           difference || remark[0] ? ": " : "", difference ? difference : remark);
+    return difference != NULL;
+}
+
+/* Those that take long are made once; under the harness, which `times` are left out for, not. */
+static int compare_all(const struct hy_device_ops *ops, struct hy_device *device, int index,
+                       bool times)
+{
+    char graph[256] = "";
     int failures = 0;
-    for (size_t i = 0; i < compare_count(); i++) {
+    for (size_t i = 0; i < (times ? compare_count_of_device() : compare_count()); i++) {
+        const unsigned seeds = i < compare_count() ? SEEDS : 1;
         const char *difference = NULL;
-        for (unsigned seed = 1; seed <= SEEDS && !difference; seed++)
+        for (unsigned seed = 1; seed <= seeds && !difference; seed++)
             difference = compare_op(i, ops, device, seed);
-        printf("%-8s %s%s%s\n", difference ? "FAILED" : "ok", compare_name(i),
-               difference ? ": " : "", difference ? difference : "");
-        failures += difference != NULL;
+        failures += tell(compare_name(i), difference, "");
     }
-    return failures;
+    const char *difference = compare_step(ops, index, 1, graph);
+    return failures + tell("a recorded step", difference, graph);
 }
 
 /* ------------------------------------------------------------------- times */
@@ -223,7 +239,7 @@ static void time_rows(timer &t, size_t rows)
           [&] { t.ops->rope_store(t.device, &heads, rows); });
     rounded.stride = INNER;
     struct hy_fuse_args fuse = {x, INNER, y, INNER, weight, weight, INNER, 1e-6f, false, NULL,
-                                INNER, rounded};
+                                INNER, rounded, NULL, INNER};
     t.row("fuse, rounded", rows, 10.0 * n * INNER, 0,
           [&] { t.ops->fuse(t.device, &fuse, rows); });
     rounded.stride = FEED_FORWARD;
@@ -329,6 +345,38 @@ static void print_times(const struct hy_device_ops *ops, struct hy_device *devic
     }
 }
 
+static uint32_t count_devices(const struct hy_device_ops *ops)
+{
+    struct hy_device_params params = {};
+    struct hy_device *device;
+    hymba_error error = {};
+    params.struct_size = sizeof params;
+    params.compute = HYMBA_COMPUTE_F32;
+    error.struct_size = sizeof error;
+    while (params.index < MOST_RANKS && ops->open(&params, &device, &error) == HYMBA_OK) {
+        ops->close(device);
+        params.index++;
+    }
+    return (uint32_t)params.index;
+}
+
+/* Among all devices of this machine that can be joined. */
+static int compare_all_ranks(const struct hy_device_ops *ops)
+{
+    const uint32_t n = count_devices(ops);
+    int failures = 0;
+    if (n < 2)
+        printf("%-8s sums over ranks: this machine has one device\n", "skipped");
+    for (uint32_t n_ranks = 2; n_ranks <= n; n_ranks++) {
+        char name[40];
+        snprintf(name, sizeof name, "sums over %u ranks", (unsigned)n_ranks);
+        failures += tell(name, compare_ranks(ops, n_ranks), "");
+    }
+    if (n >= 2)
+        failures += tell("a rank that stops", lose_a_rank(ops, n, RANK_LIMIT), "");
+    return failures;
+}
+
 int main(int argc, char **argv)
 {
     struct hy_device_params params = {};
@@ -355,7 +403,8 @@ int main(int argc, char **argv)
     ops->get_info(device, &info);
     printf("device %d: %s, %.1f of %.1f GiB free\n", params.index, info.name,
            (double)info.free_bytes / (1 << 30), (double)info.total_bytes / (1 << 30));
-    int failures = compare_all(ops, device);
+    int failures = compare_all(ops, device, params.index, times);
+    failures += compare_all_ranks(ops);
     if (times && failures == 0)
         print_times(ops, device);
     ops->close(device);

@@ -7,8 +7,10 @@
 . tests/support/script.sh
 
 command=${HYMBA_COMMAND:-bin/hymba}
-HYMBA_CUDA_PLUGIN=${HYMBA_CUDA_PLUGIN:-$PWD/$HYMBA_BUILD/tests/cuda/libhymba-cuda.so}
+harness=$PWD/$HYMBA_BUILD/tests/cuda/libhymba-cuda.so
+HYMBA_CUDA_PLUGIN=${HYMBA_CUDA_PLUGIN:-$harness}
 export HYMBA_CUDA_PLUGIN
+cuda=cuda
 
 folder=$(mktemp -d) || exit 1
 trap 'rm -rf "$folder"' EXIT
@@ -26,15 +28,15 @@ generate() {
 # agrees COMPUTE COUNT PROMPT [OPTION...]
 agrees() {
     here=$(generate cpu "$@") || return 1
-    there=$(generate cuda "$@") || {
+    there=$(generate "$cuda" "$@") || {
         compute=$1
         shift 3
-        "$command" generate --device cuda --compute "$compute" -n 1 "$@"
+        "$command" generate --device "$cuda" --compute "$compute" -n 1 "$@"
         return 1
     }
     [ -n "$here" ] && [ "$here" = "$there" ] || {
         echo "cpu:  $here"
-        echo "cuda: $there"
+        echo "$cuda: $there"
         return 1
     }
 }
@@ -46,6 +48,16 @@ expect "bf16: the CPU's words after a short prompt" agrees bf16 "${HYMBA_TOKENS:
 expect "f32: the CPU's words after a long prompt" agrees f32 "${HYMBA_TOKENS:-2}" \
     "Once upon a time there was a girl who lived in a small house near the woods. One day she went \
 for a walk with her dog. They saw a bird, and the bird sang a song. The girl was very happy, and"
+
+# Two devices as one; a real machine may have a single one.
+if [ "$HYMBA_CUDA_PLUGIN" = "$harness" ]; then
+    cuda=cuda:0,1
+    HYMBA_HARNESS_DEVICES=2
+    export HYMBA_HARNESS_DEVICES
+    expect "f32: the CPU's words from two devices" agrees f32 3 "Once upon a time"
+    unset HYMBA_HARNESS_DEVICES
+    cuda=cuda
+fi
 
 # With quantised weights: files of int4, the plain way; int8 made while loading. On the CPU their
 # products are f32 even where bf16 is asked for, so the words part in the end: four of them.

@@ -1,5 +1,7 @@
 #include "compare_ops.h"
 
+#include "compare_8bit.h"
+
 extern "C" {
 #include "base/checked.h"
 #include "kernel/ref.h"
@@ -105,6 +107,16 @@ public:
             if (!(fabsf(actual[i] - expected[i]) <= tolerance * (1.0f + fabsf(expected[i]))))
                 fail("%s: number %zu is %g, generic C has %g", what, i, (double)actual[i],
                      (double)expected[i]);
+    }
+    /* The same with a tolerance for each number. */
+    void agree(const char *what, const floats &actual, const floats &expected,
+               const floats &tolerances)
+    {
+        for (size_t i = 0; i < expected.size(); i++)
+            if (!(fabsf(actual[i] - expected[i]) <= tolerances[i]))
+                fail("%s: number %zu is %.9g, generic C has %.9g, and no more than %g may be "
+                     "between",
+                     what, i, (double)actual[i], (double)expected[i], (double)tolerances[i]);
     }
     void same(const char *what, const bytes &actual, const bytes &expected)
     {
@@ -253,7 +265,8 @@ static const hymba_dtype weight_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYM
 /* The same matrix in bf16, as which a device multiplies quantised weights with rounded rows. */
 static bytes as_bf16(bench &b, const struct weights &w, size_t n, size_t k)
 {
-    const struct hy_matrix matrix = {w.data.data(), w.dtype, n, k, w.scales.data(), w.group};
+    const struct hy_matrix matrix = {w.data.data(), w.dtype, n, k, w.scales.data(), w.group,
+                                     false};
     floats values(n * k);
     for (size_t j = 0; j < n; j++)
         hy_ref_dequantise_row(&matrix, j, &values[j * k]);
@@ -274,7 +287,8 @@ static void compare_embed(bench &b)
         floats y(rows * n);
         struct hy_embed_args args = {
             ids.data(),
-            {table.data.data(), dtype, vocabulary, n, table.scales.data(), table.group},
+            {table.data.data(), dtype, vocabulary, n, table.scales.data(), table.group,
+             false},
             y.data()};
         hy_ref_embed(&args, 0, rows);
         args.ids = b.put(ids);
@@ -453,8 +467,8 @@ static void compare_rope_store_of(bench &b, hymba_dtype dtype, bool rotates, boo
 
 static void compare_rope_store(bench &b)
 {
-    for (hymba_dtype dtype :
-         {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8}) {
+    for (hymba_dtype dtype : {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                              HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8}) {
         compare_rope_store_of(b, dtype, true, true);
         compare_rope_store_of(b, dtype, false, true);
     }
@@ -471,7 +485,8 @@ static void compare_fuse(bench &b)
         floats first = b.some(n), second = b.some(n), y = b.some(rows * y_stride);
         float *on_device = b.put(y);
         struct hy_fuse_args args = {attention.data(), stride, ssm.data(), stride, first.data(),
-                                    second.data(), n, 1e-6f, concat, y.data(), y_stride, {}};
+                                    second.data(), n, 1e-6f, concat, y.data(), y_stride, {},
+                                    NULL, n};
         struct rounded_rows rounded = some_rounded(b, rows, columns);
         hy_ref_fuse(&args, 0, rows);
         args.attention = b.put(attention);
@@ -486,6 +501,36 @@ static void compare_fuse(bench &b)
             b.agree("a fusion", b.get((const float *)on_device, y.size()), y, 1e-5f);
         if (rounds)
             agree_rounded(b, "a fusion", rounded, y, y_stride, rows);
+    }
+}
+
+/* A part of the channels of each row, by sums that another kernel made of all of them. */
+static void compare_square_sums(bench &b)
+{
+    for (int i = 0; i < 4; i++) {
+        size_t rows = 1 + b.below(9), n = 1 + b.below(300), part = 1 + b.below(n);
+        size_t stride = n + b.below(9);
+        floats attention = b.some(rows * stride), ssm = b.some(rows * stride);
+        floats first = b.some(n), second = b.some(n), y(rows * part), sums(2 * rows);
+        float *sums_on_device = b.put(sums), *y_on_device = b.put(y);
+        struct hy_square_sums_args squares = {attention.data(), stride, ssm.data(), stride, n,
+                                              sums.data()};
+        struct hy_fuse_args args = {attention.data(), stride, ssm.data(), stride, first.data(),
+                                    second.data(), part, 1e-6f, false, y.data(), part, {},
+                                    sums.data(), n};
+        hy_ref_square_sums(&squares, 0, rows);
+        hy_ref_fuse(&args, 0, rows);
+        squares.attention = args.attention = b.put(attention);
+        squares.ssm = args.ssm = b.put(ssm);
+        squares.sums = sums_on_device;
+        args.weight_attention = b.put(first);
+        args.weight_ssm = b.put(second);
+        args.sums = sums_on_device;
+        args.y = y_on_device;
+        b.ops->square_sums(b.device, &squares, rows);
+        b.ops->fuse(b.device, &args, rows);
+        b.agree("sums of squares", b.get((const float *)sums_on_device, sums.size()), sums, 1e-5f);
+        b.agree("a part of a fusion", b.get((const float *)y_on_device, y.size()), y, 1e-5f);
     }
 }
 
@@ -518,6 +563,62 @@ static void compare_swiglu(bench &b)
 }
 
 /* ---------------------------------------------------------------- products */
+
+/* The weights of a column as the numbers that they are. */
+static floats column_of(const struct hy_matmul_args *args, size_t j)
+{
+    const struct hy_matrix matrix = {args->w, args->dtype, args->n, args->k, args->w_scales,
+                                     args->group, false};
+    const unsigned char *row =
+        (const unsigned char *)args->w + j * hy_row_bytes(args->dtype, args->w_stride);
+    floats w(args->k);
+    if (hy_is_quantised(args->dtype))
+        hy_ref_dequantise_row(&matrix, j, w.data());
+    else
+        hy_row_to_f32(row, args->dtype, w.data(), args->k);
+    return w;
+}
+
+/*
+ * How far each result may be from generic C's, whatever the order of its sum; args as generic C has
+ * them, before the product. Let s be the sum of all magnitudes, of the products and of what they
+ * are added to, and e = 2^-23.
+ *
+ * f32: every addition of either rounds to nearest, by e/2 of a partial sum, which is at most s:
+ * together (k + 2) e s.
+ *
+ * 16 bits: tensor cores add b products and the sum so far at once. They shift all to the greatest
+ * exponent and cut off what is below 24 bits, so that each of the b + 1 loses less than e s, and
+ * cut the sum to f32, once more e s. b is 4 on sm_70, 8 on sm_80 and 16 on sm_90 (M. Fasi,
+ * N. Higham, M. Mikaitis, S. Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
+ * Science 7:e330, 2021; F. Khattak, M. Mikaitis, Accurate models of NVIDIA tensor cores,
+ * arXiv:2512.07004). With b of 4 or more that is (b + 2) k / b e s, at most 1.5 k e s, and
+ * generic C's (k + 2) e/2 s beside it.
+ */
+static floats product_tolerances(const struct hy_matmul_args *args)
+{
+    const float rounding = args->rounded ? 2.0f : 1.0f;
+    floats tolerances(args->m * args->y_stride), x(args->k);
+    for (size_t j = 0; j < args->n; j++) {
+        const floats w = column_of(args, j);
+        for (size_t t = 0; t < args->m; t++) {
+            float sum = args->accumulate ? fabsf(args->y[t * args->y_stride + j]) : 0.0f;
+            const float *row = args->x + t * args->x_stride;
+            if (args->rounded) {
+                const uint16_t *data = (const uint16_t *)args->rounded->data;
+                hy_row_to_f32(data + t * args->rounded->stride, HYMBA_DTYPE_BF16, x.data(),
+                              args->k);
+                row = x.data();
+            }
+            sum += args->bias ? fabsf(args->bias[j]) : 0.0f;
+            for (size_t i = 0; i < args->k; i++)
+                sum += fabsf(w[i] * row[i]);
+            tolerances[t * args->y_stride + j] =
+                rounding * (float)(args->k + 2) * 0x1p-23f * sum;
+        }
+    }
+    return tolerances;
+}
 
 static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
 {
@@ -560,6 +661,7 @@ static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
         args.w = narrow.data();
         args.dtype = HYMBA_DTYPE_BF16;
     }
+    const floats tolerances = product_tolerances(&args);
     hy_ref_matmul(&args, 0, n, NULL);
     args.dtype = dtype;
     args.room = room;
@@ -570,7 +672,7 @@ static void compare_product(bench &b, hymba_dtype dtype, bool rounded, size_t m)
     args.bias = args.bias ? b.put(bias) : NULL;
     args.y = on_device;
     b.ops->matmul(b.device, &args);
-    b.agree("a product", b.get(args.y, m * y_stride), y, 1e-5f);
+    b.agree("a product", b.get(args.y, m * y_stride), y, tolerances);
 }
 
 static void compare_products(bench &b)
@@ -588,8 +690,11 @@ static void compare_products(bench &b)
 /* Rows alone or few, and the same rows among others in any place: bit by bit. */
 static void compare_neighbours_of(bench &b, hymba_dtype dtype, size_t m, size_t n, size_t k)
 {
-    floats x = b.some(m * k);
-    std::vector<uint16_t> rows(m * k);
+    const size_t stride = hy_padded_row(k);
+    floats x = b.some(m * stride);
+    std::vector<uint16_t> rows(m * stride);
+    for (size_t i = 0; i < x.size(); i++)
+        x[i] = i % stride < k ? x[i] : 0.0f;
     hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, rows.data(), x.size());
     struct weights w = some_weights(b, dtype, n, k);
     struct hy_rounded rounded = {};
@@ -597,10 +702,10 @@ static void compare_neighbours_of(bench &b, hymba_dtype dtype, size_t m, size_t 
     uint16_t *rows_on_device = b.put(rows);
     float *x_on_device = b.put(x), *y = (float *)b.take(m * n * sizeof(float));
     rounded.data = rows_on_device;
-    rounded.stride = k;
+    rounded.stride = stride;
     struct hy_matmul_args args = {};
     args.x = x_on_device;
-    args.x_stride = k;
+    args.x_stride = stride;
     args.rounded = dtype == HYMBA_DTYPE_F32 ? NULL : &rounded;
     args.m = m;
     args.n = args.y_stride = n;
@@ -620,9 +725,9 @@ static void compare_neighbours_of(bench &b, hymba_dtype dtype, size_t m, size_t 
     };
     for (const auto &part : parts) {
         args.m = part.count;
-        args.x = x_on_device + part.row * k;
+        args.x = x_on_device + part.row * stride;
         args.room = b.coin() ? m - part.row - part.count : 0; /* which changes nothing */
-        rounded.data = rows_on_device + part.row * k;
+        rounded.data = rows_on_device + part.row * stride;
         b.ops->matmul(b.device, &args);
         floats apart = b.get((const float *)y, part.count * n);
         if (memcmp(apart.data(), &together[part.row * n], apart.size() * sizeof(float)) != 0)
@@ -638,6 +743,24 @@ static void compare_neighbours(bench &b)
     for (hymba_dtype dtype : {HYMBA_DTYPE_INT8, HYMBA_DTYPE_INT4})
         compare_neighbours_of(b, dtype, 300, 24 + 8 * b.below(4), 1312);
     compare_neighbours_of(b, HYMBA_DTYPE_INT4, 40, 4100, 96);
+}
+
+/* The products of a layer of the 1.5B model, and its head; feed-forward columns as a rank of two
+ * has them, too. */
+static void compare_neighbours_of_model(bench &b)
+{
+    static const struct {
+        size_t n, k;
+    } shapes[] = {{8960, 1600}, {8000, 1600}, {132, 3200}, {3200, 100}, {1600, 3200}, {5504, 1600},
+                  {1600, 5504}, {2752, 1600}, {1600, 2752}, {32001, 1600}};
+    for (const auto &shape : shapes)
+        compare_neighbours_of(b, HYMBA_DTYPE_BF16, 300, shape.n, shape.k);
+    for (hymba_dtype dtype : {HYMBA_DTYPE_INT8, HYMBA_DTYPE_INT4}) {
+        compare_neighbours_of(b, dtype, 300, 8960, 1600);
+        compare_neighbours_of(b, dtype, 300, 1600, 5504);
+    }
+    compare_neighbours_of(b, HYMBA_DTYPE_F32, 300, 132, 3200);
+    compare_neighbours_of(b, HYMBA_DTYPE_F32, 300, 1600, 3200);
 }
 
 /* --------------------------------------------------------------- sequences */
@@ -833,13 +956,73 @@ static void compare_attention_of(bench &b, hymba_dtype cache_type, bool bf16, si
 
 static void compare_attention(bench &b)
 {
-    for (hymba_dtype type :
-         {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8}) {
+    for (hymba_dtype type : {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
+                             HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8}) {
         compare_attention_of(b, type, false, 1 + b.below(3), 3);
         compare_attention_of(b, type, false, 1 + b.below(3), 60);
     }
-    compare_attention_of(b, HYMBA_DTYPE_BF16, true, 2, 60);
-    compare_attention_of(b, HYMBA_DTYPE_BF16, true, 40, 2);
+    for (hymba_dtype type : {HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8}) {
+        compare_attention_of(b, type, true, 2, 60);
+        compare_attention_of(b, type, true, 40, 2);
+    }
+}
+
+/*
+ * Enough rows for large tiles on tensor cores, of sequences that share their keys: near generic C,
+ * and bit by bit what a sequence alone gives, in small tiles.
+ */
+static void compare_attention_tiles(bench &b)
+{
+    enum { SEQUENCES = 140, HEADS = 10, KV_HEADS = 2, QK = 64, V = 128, KEYS = 60 };
+    std::vector<uint16_t> k(KV_HEADS * KEYS * QK), v(KV_HEADS * KEYS * V);
+    hy_row_from_f32(b.some(k.size()).data(), HYMBA_DTYPE_BF16, k.data(), k.size());
+    hy_row_from_f32(b.some(v.size()).data(), HYMBA_DTYPE_BF16, v.data(), v.size());
+    struct hy_span span = {k.data(), v.data(), KEYS * QK * 2, KEYS * V * 2, 0, KEYS, false};
+    std::vector<struct hy_attention_sequence> sequences(SEQUENCES);
+    size_t rows = 0;
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        sequences[i] = {{rows, 9 + b.below(6)}, b.below(45), b.coin() ? UINT64_MAX : 20, &span, 1};
+        rows += sequences[i].segment.n_rows;
+    }
+    floats q = b.some(rows * HEADS * QK), out(rows * HEADS * V);
+    struct hy_attention_args args = {};
+    args.q = q.data();
+    args.q_stride = HEADS * QK;
+    args.out = out.data();
+    args.out_stride = HEADS * V;
+    args.n_heads = HEADS;
+    args.n_kv_heads = KV_HEADS;
+    args.qk_size = QK;
+    args.v_size = V;
+    args.scale = 0.125f;
+    args.cache_type = HYMBA_DTYPE_BF16;
+    args.bf16 = true;
+    args.sequences = sequences.data();
+    args.n_sequences = SEQUENCES;
+    args.max_keys = KEYS;
+    floats scratch(hy_attention_scratch(&args));
+    hy_ref_attention(&args, 0, rows * HEADS, scratch.data());
+    const float *q_on_device = b.put(q);
+    span.k = b.put(k);
+    span.v = b.put(v);
+    args.q = q_on_device;
+    args.out = (float *)b.take(out.size() * sizeof(float));
+    b.ops->attention(b.device, &args, rows);
+    const floats together = b.get(args.out, out.size());
+    b.agree("attention in large tiles", together, out, 1e-2f);
+    for (size_t i : {(size_t)0, b.below(SEQUENCES), (size_t)SEQUENCES - 1}) {
+        struct hy_attention_sequence alone = sequences[i];
+        alone.segment.row = 0;
+        args.q = q_on_device + sequences[i].segment.row * HEADS * QK;
+        args.sequences = &alone;
+        args.n_sequences = 1;
+        b.ops->attention(b.device, &args, alone.segment.n_rows);
+        const floats apart = b.get(args.out, alone.segment.n_rows * HEADS * V);
+        if (memcmp(apart.data(), &together[sequences[i].segment.row * HEADS * V],
+                   apart.size() * sizeof(float)) != 0)
+            b.fail("attention of sequence %zu has other bits alone than among %u others", i,
+                   SEQUENCES - 1u);
+    }
 }
 
 /* ---------------------------------------------------------------- sampling */
@@ -916,6 +1099,13 @@ static void compare_sample(bench &b)
 
 /* ------------------------------------------------------------------ choice */
 
+static void compare_narrow(bench &b)
+{
+    const char *message = compare_8_bits(b.ops, b.device, (unsigned)b.below(1u << 30));
+    if (message)
+        b.fail("%s", message);
+}
+
 static const struct {
     const char *name;
     void (*compare)(bench &b);
@@ -930,18 +1120,29 @@ static const struct {
     {"round", compare_round},
     {"rope_store", compare_rope_store},
     {"fuse", compare_fuse},
+    {"sums of squares", compare_square_sums},
     {"swiglu", compare_swiglu},
     {"matmul", compare_products},
     {"matmul, bits of rows", compare_neighbours},
     {"conv", compare_conv},
     {"scan", compare_scan},
     {"attention", compare_attention},
+    {"attention, large tiles", compare_attention_tiles},
     {"sample", compare_sample},
+    {"8 bits", compare_narrow},
+    /* what takes long under the harness stands at the end */
+    {"matmul, bits of rows, 1.5B", compare_neighbours_of_model},
 };
+enum { N_COMPARISONS = sizeof comparisons / sizeof comparisons[0], N_LONG_ONES = 1 };
 
 size_t compare_count()
 {
-    return sizeof comparisons / sizeof comparisons[0];
+    return N_COMPARISONS - N_LONG_ONES;
+}
+
+size_t compare_count_of_device()
+{
+    return N_COMPARISONS;
 }
 
 const char *compare_name(size_t number)

@@ -11,7 +11,9 @@ extern "C" {
 
 #include <stddef.h>
 
+/* Comparisons, and with those behind them that are for a real device: they take long elsewhere. */
 size_t compare_count();
+size_t compare_count_of_device();
 const char *compare_name(size_t number);
 
 /* NULL if the device agrees, or a sentence on where it does not, valid until the next call. */

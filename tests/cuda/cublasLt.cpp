@@ -1,16 +1,25 @@
 /*
- * cuBLASLt's stand-in: D = alpha op(A) op(B) + beta C, and a bias, in plain C++. Products of bf16
- * and f16 are exact in f32; sums are f32, one product after the other in rising order.
+ * cuBLASLt's stand-in: D = alpha op(A) op(B) + beta C, and a bias, in plain C++. Products of bf16,
+ * f16 and fp8 are exact in f32; sums are f32, one product after the other in rising order. Sums of
+ * int8 products are exact, and one that does not fit 32 bits is a fault.
  *
  * It checks sizes, types and leading dimensions; that addresses have the alignment the caller
  * promised when it asked for algorithms; that an algorithm is used for what it was given out for,
  * with its workspace; and that all memory is the device's, inputs written. Alpha and beta are read
- * when the call is made, all else when its turn on the stream comes.
+ * when the call is made, all else when its turn on the stream comes. Algorithms are asked for their
+ * splits of k; all but the last one proposed add up by place, so that bits tell which was taken.
+ *
+ * What the real library asks of 8-bit products in matrices that lie column by column: A transposed
+ * and B not; for int8 addresses, leading dimensions, m and k that are multiples of 4, scale type,
+ * C and D int32, no epilogue; for fp8 addresses and lengths of rows and columns that are multiples
+ * of 16 bytes, of which it makes the stricter multiples of 16 of m, n and k, and capability 8.9.
  */
 #include "cublasLt.h"
 
 #include "inside.h"
 #include "memory.h"
+
+#include <math.h>
 
 #include <functional>
 #include <map>
@@ -34,10 +43,13 @@ struct harness_matrix_layout {
     cublasLtOrder_t order;
     uint64_t rows, columns;
     int64_t leading;
+    int32_t batches;
+    int64_t stride; /* elements from one matrix to the next */
 };
 
 struct harness_matmul_preference {
     uint64_t workspace;
+    uint32_t schemes; /* of reduction that are allowed, beside none */
     uint32_t alignments[4]; /* of A, B, C, D */
 };
 
@@ -51,9 +63,25 @@ struct algorithm {
     uint32_t alignments[4];
     uint64_t unused[2];
 };
+
+/* What is proposed, best first, for every problem: as real algorithms, those that cut sums, and
+ * those of which that cannot be told, come before the one that adds up all elements alike. */
+const struct {
+    uint64_t workspace;
+    int32_t n_splits;
+    uint32_t scheme;
+    bool cuts_by_place; /* each element's sum over k is cut in two, where its column says */
+} proposals[] = {
+    {1 << 20, 4, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, true},
+    {0, 2, CUBLASLT_REDUCTION_SCHEME_NONE, true},
+    {0, 1, CUBLASLT_REDUCTION_SCHEME_INPLACE, true},
+    {1 << 16, 1, CUBLASLT_REDUCTION_SCHEME_NONE, true},
+    {0, 1, CUBLASLT_REDUCTION_SCHEME_NONE, false},
+};
+enum { N_PROPOSALS = sizeof proposals / sizeof proposals[0] };
 static_assert(sizeof(algorithm) <= sizeof(cublasLtMatmulAlgo_t), "room of an algorithm");
 
-enum { MAGIC = 0x48594d42, N_ALGORITHMS = 3, FIRST_WORKSPACE = 1 << 20, DEFAULT_ALIGNMENT = 256 };
+enum { MAGIC = 0x48594d42, DEFAULT_ALIGNMENT = 256 };
 
 /* What is not destroyed yet, and how that is done. */
 std::map<const void *, std::function<void()>> handles;
@@ -61,14 +89,16 @@ std::map<const void *, std::function<void()>> handles;
 struct matrix {
     struct harness_matrix_layout layout;
     const void *data;
+    bool again; /* the call has read it before */
 };
 
 struct product {
     struct harness_matmul_desc desc;
-    float alpha, beta;
+    float alpha, beta; /* of integers, too: only 0 and 1 are taken then */
     struct matrix a, b, c, d;
     char *workspace;
     size_t workspace_bytes;
+    bool cuts_by_place;
 };
 
 } // namespace
@@ -186,7 +216,7 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type,
                                           uint64_t rows, uint64_t columns, int64_t leading)
 {
-    harness_matrix_layout value = {type, CUBLASLT_ORDER_COL, rows, columns, leading};
+    harness_matrix_layout value = {type, CUBLASLT_ORDER_COL, rows, columns, leading, 1, 0};
     return create("cublasLtMatrixLayoutCreate", layout, value);
 }
 
@@ -198,7 +228,9 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
     harness_matmul_preference value = {
-        0, {DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT}};
+        0,
+        CUBLASLT_REDUCTION_SCHEME_MASK,
+        {DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT, DEFAULT_ALIGNMENT}};
     return create("cublasLtMatmulPreferenceCreate", preference, value);
 }
 
@@ -267,6 +299,10 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
         return set(call, &layout->columns, value, bytes);
     case CUBLASLT_MATRIX_LAYOUT_LD:
         return set(call, &layout->leading, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+        return set(call, &layout->batches, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return set(call, &layout->stride, value, bytes);
     default:
         return refuse(call, "an attribute that the stand-in does not have");
     }
@@ -295,7 +331,7 @@ cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                    &preference->alignments[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES],
                    value, bytes);
     case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
-        return CUBLAS_STATUS_SUCCESS;
+        return set(call, &preference->schemes, value, bytes);
     default:
         return refuse(call, "an attribute that the stand-in does not have");
     }
@@ -305,7 +341,30 @@ cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
 
 static size_t type_size(cudaDataType_t type)
 {
-    return type == CUDA_R_32F ? 4 : type == CUDA_R_16F || type == CUDA_R_16BF ? 2 : 0;
+    switch (type) {
+    case CUDA_R_32F:
+    case CUDA_R_32I:
+        return 4;
+    case CUDA_R_16F:
+    case CUDA_R_16BF:
+        return 2;
+    case CUDA_R_8I:
+    case CUDA_R_8F_E4M3:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static bool is_8_bits(cudaDataType_t type)
+{
+    return type == CUDA_R_8I || type == CUDA_R_8F_E4M3;
+}
+
+/* What addresses, leading dimensions and sizes are multiples of. */
+static uint64_t step_of(cudaDataType_t type)
+{
+    return type == CUDA_R_8I ? 4 : type == CUDA_R_8F_E4M3 ? 16 : 1;
 }
 
 static bool is_good_layout(const struct harness_matrix_layout &layout)
@@ -315,6 +374,54 @@ static bool is_good_layout(const struct harness_matrix_layout &layout)
            layout.leading > 0 && (uint64_t)layout.leading >= least;
 }
 
+static bool are_steps(cudaDataType_t type, std::initializer_list<uint64_t> numbers)
+{
+    for (uint64_t number : numbers)
+        if (number % step_of(type) != 0)
+            return false;
+    return true;
+}
+
+/* NULL, or what is wrong with a product of 8 bits, beside sizes that do not fit. */
+static const char *find_narrow_mistake(const struct product &p)
+{
+    const struct harness_matrix_layout &a = p.a.layout, &b = p.b.layout, &c = p.c.layout,
+                                       &d = p.d.layout;
+    cudaDataType_t sum = a.type == CUDA_R_8I ? CUDA_R_32I : CUDA_R_32F;
+    if (p.desc.compute != (a.type == CUDA_R_8I ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F))
+        return "a compute type that does not fit the types";
+    if (p.desc.scale != sum || b.type != a.type || c.type != sum || d.type != sum)
+        return "a mixture of types that is not supported";
+    if (p.desc.op_a != CUBLAS_OP_T || p.desc.op_b != CUBLAS_OP_N)
+        return "8-bit matrices of which A is not transposed, or B is";
+    for (const struct harness_matrix_layout *x : {&a, &b, &c, &d})
+        if (x->order != CUBLASLT_ORDER_COL || (uint64_t)x->leading % step_of(a.type) != 0)
+            return "an 8-bit product's matrix by rows, or with columns an odd distance apart";
+    if (!are_steps(a.type, {a.rows, a.columns}) ||
+        (a.type == CUDA_R_8F_E4M3 && !are_steps(a.type, {b.columns})))
+        return "an 8-bit product's sizes are no multiples of what they must be";
+    if (p.desc.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+        return "an 8-bit product with an epilogue";
+    return nullptr;
+}
+
+/* NULL, or what is wrong with the types. */
+static const char *find_wrong_type(const struct product &p)
+{
+    const struct harness_matrix_layout &a = p.a.layout, &d = p.d.layout;
+    if (is_8_bits(a.type))
+        return find_narrow_mistake(p);
+    if (p.desc.scale != CUDA_R_32F || a.type != p.b.layout.type || p.c.layout.type != d.type ||
+        a.type == CUDA_R_32I || (d.type != CUDA_R_32F && d.type != a.type))
+        return "a mixture of types that is not supported";
+    if (a.type == CUDA_R_32F ? p.desc.compute == CUBLAS_COMPUTE_16F ||
+                                   p.desc.compute == CUBLAS_COMPUTE_32I
+                             : p.desc.compute != CUBLAS_COMPUTE_32F &&
+                                   p.desc.compute != CUBLAS_COMPUTE_32F_PEDANTIC)
+        return "a compute type that does not fit the types";
+    return nullptr;
+}
+
 /* NULL, or what is wrong with the problem. */
 static const char *find_mistake(const struct product &p)
 {
@@ -322,13 +429,9 @@ static const char *find_mistake(const struct product &p)
                                        &d = p.d.layout;
     if (!is_good_layout(a) || !is_good_layout(b) || !is_good_layout(c) || !is_good_layout(d))
         return "a matrix that is empty, of another type, or with too short a leading dimension";
-    if (p.desc.scale != CUDA_R_32F || a.type != b.type || c.type != d.type ||
-        (d.type != CUDA_R_32F && d.type != a.type))
-        return "a mixture of types that is not supported";
-    if (a.type == CUDA_R_32F ? p.desc.compute == CUBLAS_COMPUTE_16F
-                             : p.desc.compute != CUBLAS_COMPUTE_32F &&
-                                   p.desc.compute != CUBLAS_COMPUTE_32F_PEDANTIC)
-        return "a compute type that does not fit the types";
+    const char *wrong = find_wrong_type(p);
+    if (wrong)
+        return wrong;
     uint64_t m = p.desc.op_a == CUBLAS_OP_N ? a.rows : a.columns;
     uint64_t k = p.desc.op_a == CUBLAS_OP_N ? a.columns : a.rows;
     uint64_t n = p.desc.op_b == CUBLAS_OP_N ? b.columns : b.rows;
@@ -337,7 +440,29 @@ static const char *find_mistake(const struct product &p)
         return "matrices whose sizes do not fit";
     if (p.desc.epilogue != CUBLASLT_EPILOGUE_DEFAULT && p.desc.epilogue != CUBLASLT_EPILOGUE_BIAS)
         return "an epilogue that the stand-in does not have";
+    for (const struct harness_matrix_layout *x : {&a, &b, &c, &d})
+        if (x->batches != a.batches || x->batches < 1)
+            return "numbers of matrices that differ, or none";
+    if (d.batches > 1 && d.stride < d.leading * (int64_t)n)
+        return "results of several matrices that overlap";
     return nullptr;
+}
+
+static struct product problem_of(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                 cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                 cublasLtMatrixLayout_t d)
+{
+    struct product p = {*desc,
+                        0.0f,
+                        0.0f,
+                        {*a, nullptr, false},
+                        {*b, nullptr, false},
+                        {*c, nullptr, false},
+                        {*d, nullptr, false},
+                        nullptr,
+                        0,
+                        false};
+    return p;
 }
 
 static uint64_t mix(uint64_t sum, uint64_t value)
@@ -362,13 +487,24 @@ static uint64_t problem_sum(const struct product &p)
     return sum;
 }
 
-/* Before sm_80 there are no products of bf16. */
+/* Before sm_80 there are no products of bf16, before sm_89 none of fp8. */
 static bool device_has(cudaDataType_t type)
 {
-    int device, major = 0;
+    int device, major = 0, minor = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return type != CUDA_R_16BF || major >= 8;
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    int least = type == CUDA_R_16BF ? 80 : type == CUDA_R_8F_E4M3 ? 89 : 0;
+    return 10 * major + minor >= least;
+}
+
+/* Whether what is promised of addresses is enough for any algorithm. */
+static bool is_aligned_enough(cudaDataType_t type, const uint32_t alignments[4])
+{
+    for (int i = 0; i < 4; i++)
+        if (alignments[i] % step_of(type) != 0)
+            return false;
+    return true;
 }
 
 cublasStatus_t
@@ -388,22 +524,22 @@ cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t des
          std::initializer_list<const void *>{handle, desc, a, b, c, d, preference})
         if (handles.count(object) == 0)
             return refuse(call, "no such object");
-    struct product p = {*desc,       0.0f,        0.0f,        {*a, nullptr}, {*b, nullptr},
-                        {*c, nullptr}, {*d, nullptr}, nullptr, 0};
+    struct product p = problem_of(desc, a, b, c, d);
     const char *mistake = find_mistake(p);
     if (mistake || n_wanted < 1)
         return refuse(call, mistake ? mistake : "no algorithms are wanted");
-    if (!device_has(a->type))
+    if (!device_has(a->type) || !is_aligned_enough(a->type, preference->alignments))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    /* The first ones want a workspace, the last does without. */
-    for (uint32_t i = 0; i < N_ALGORITHMS && *n_results < n_wanted; i++) {
+    /* One that is not allowed to reduce may say so only in the number of its splits. */
+    for (uint32_t i = 0; i < N_PROPOSALS && *n_results < n_wanted; i++) {
         struct algorithm algorithm = {};
         algorithm.magic = MAGIC;
         algorithm.number = i;
         algorithm.problem = problem_sum(p);
-        algorithm.workspace = i + 1 < N_ALGORITHMS ? (uint64_t)FIRST_WORKSPACE >> 4 * i : 0;
+        algorithm.workspace = proposals[i].workspace;
         memcpy(algorithm.alignments, preference->alignments, sizeof algorithm.alignments);
-        if (algorithm.workspace > preference->workspace)
+        if (algorithm.workspace > preference->workspace
+            || (proposals[i].scheme & preference->schemes) != proposals[i].scheme)
             continue;
         cublasLtMatmulHeuristicResult_t *result = &results[(*n_results)++];
         memset(result, 0, sizeof *result);
@@ -415,13 +551,61 @@ cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t des
     return CUBLAS_STATUS_SUCCESS;
 }
 
+template <typename T> static void tell(void *value, size_t *written, T number)
+{
+    memcpy(value, &number, sizeof number);
+    *written = sizeof number;
+}
+
+cublasStatus_t
+cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                     cublasLtMatmulAlgoConfigAttributes_t attribute, void *value,
+                                     size_t bytes, size_t *written)
+{
+    const char *call = "cublasLtMatmulAlgoConfigGetAttribute";
+    std::lock_guard<std::recursive_mutex> lock(harness_mutex);
+    cublasStatus_t status = find_failure(call);
+    struct algorithm algorithm;
+    memcpy(&algorithm, algo, sizeof algorithm);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return status;
+    if (algorithm.magic != MAGIC || algorithm.number >= N_PROPOSALS)
+        return refuse(call, "an algorithm that was not given out");
+    if (bytes != sizeof(int32_t))
+        return refuse(call, "an attribute of another size");
+    if (attribute == CUBLASLT_ALGO_CONFIG_ID)
+        tell(value, written, (int32_t)algorithm.number);
+    else if (attribute == CUBLASLT_ALGO_CONFIG_SPLITK_NUM)
+        tell(value, written, proposals[algorithm.number].n_splits);
+    else if (attribute == CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME)
+        tell(value, written, proposals[algorithm.number].scheme);
+    else
+        return refuse(call, "an attribute that the stand-in does not have");
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 /* ---------------------------------------------------------------- products */
+
+/* A sign, 4 bits of exponent with a bias of 7, 3 of mantissa; the greatest bits are NaN. */
+static float from_e4m3(uint8_t bits)
+{
+    int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float value = exponent == 15 && mantissa == 7
+                      ? NAN
+                      : ldexpf((float)(exponent ? mantissa + 8 : mantissa),
+                               (exponent ? exponent : 1) - 10);
+    return bits & 0x80 ? -value : value;
+}
 
 static float read_number(const uint8_t *bytes, cudaDataType_t type)
 {
     uint16_t half;
     uint32_t word;
     float value;
+    if (type == CUDA_R_8I)
+        return (float)(int8_t)*bytes;
+    if (type == CUDA_R_8F_E4M3)
+        return from_e4m3(*bytes);
     if (type == CUDA_R_32F) {
         memcpy(&value, bytes, 4);
         return value;
@@ -476,7 +660,7 @@ static bool for_each(const struct matrix &x, uint8_t wanted, const char *name, U
         }
         struct memory_region *region = memory_find(line);
         size_t offset = reinterpret_cast<uintptr_t>(line) - region->begin;
-        if (memory_counts)
+        if (memory_counts && !x.again)
             (wanted & MEMORY_WRITTEN ? memory_count_load : memory_count_store)(region, offset,
                                                                                length * size);
         for (size_t j = 0; j < length; j++)
@@ -506,8 +690,9 @@ static bool gather_bias(const struct product &p, std::vector<float> &bias)
         return true;
     cudaDataType_t type =
         p.desc.bias_type < 0 ? p.d.layout.type : (cudaDataType_t)p.desc.bias_type;
-    struct matrix line = {{type, CUBLASLT_ORDER_COL, p.d.layout.rows, 1, (int64_t)p.d.layout.rows},
-                          p.desc.bias};
+    struct matrix line = {
+        {type, CUBLASLT_ORDER_COL, p.d.layout.rows, 1, (int64_t)p.d.layout.rows, 1, 0},
+        p.desc.bias, false};
     return gather(line, false, p.d.layout.rows, "the bias", bias);
 }
 
@@ -528,8 +713,39 @@ static bool spoil_workspace(const struct product &p)
     return true;
 }
 
+/* Of int8, with beta 0. */
+static void multiply_integers(const struct product &p)
+{
+    size_t m = p.d.layout.rows, n = p.d.layout.columns;
+    std::vector<float> a, b;
+    if (!spoil_workspace(p) || !gather(p.a, true, m, "A", a) || !gather(p.b, true, n, "B", b))
+        return;
+    size_t k = a.size() / m;
+    std::vector<int64_t> sums(m * n);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < k; i++) {
+            int factor = (int)b[i * n + j];
+            for (size_t row = 0; row < m; row++)
+                sums[j * m + row] += (int)a[i * m + row] * factor;
+        }
+    for_each(p.d, MEMORY_LIVE, "D",
+             [&](size_t row, size_t column, uint8_t *bytes, uint8_t *state) {
+                 int64_t sum = sums[column * m + row];
+                 int32_t value = (int32_t)sum;
+                 if (value != sum)
+                     harness_report(HARNESS_CALL, "cublasLtMatmul: a sum of int8 products is %lld",
+                                    (long long)sum);
+                 memcpy(bytes, &value, sizeof value);
+                 memset(state, MEMORY_LIVE | MEMORY_WRITTEN, sizeof value);
+             });
+}
+
 static void multiply(const struct product &p)
 {
+    if (p.a.layout.type == CUDA_R_8I) {
+        multiply_integers(p);
+        return;
+    }
     size_t m = p.d.layout.rows, n = p.d.layout.columns;
     std::vector<float> a, b, c, bias;
     bool a_inner_is_row = p.desc.op_a != CUBLAS_OP_N, b_inner_is_row = p.desc.op_b == CUBLAS_OP_N;
@@ -538,14 +754,19 @@ static void multiply(const struct product &p)
         (p.beta != 0.0f && !gather(p.c, false, m, "C", c)))
         return;
     size_t k = a.size() / m;
-    std::vector<float> sums(m * n);
+    std::vector<float> sums(m * n), rest(m);
     for (size_t j = 0; j < n; j++) {
-        float *sum = sums.data() + j * m;
+        size_t cut = p.cuts_by_place ? (5 * j + 3) % k : k;
         for (size_t i = 0; i < k; i++) {
+            float *sum = i < cut ? sums.data() + j * m : rest.data();
             const float *column = a.data() + i * m;
             float factor = b[i * n + j];
             for (size_t row = 0; row < m; row++)
                 sum[row] += column[row] * factor;
+        }
+        for (size_t row = 0; row < m && cut < k; row++) {
+            sums[j * m + row] += rest[row];
+            rest[row] = 0.0f;
         }
     }
     for_each(p.d, MEMORY_LIVE, "D",
@@ -560,11 +781,34 @@ static void multiply(const struct product &p)
              });
 }
 
-static const char *find_broken_promise(const struct product &p, const cublasLtMatmulAlgo_t *algo)
+/* Alpha and beta, which are of the scale type; false for what the stand-in does not compute. */
+static bool read_factors(struct product &p, const void *alpha, const void *beta)
+{
+    int32_t integers[2];
+    memcpy(&p.alpha, alpha, sizeof p.alpha);
+    memcpy(&p.beta, beta, sizeof p.beta);
+    if (p.desc.scale != CUDA_R_32I)
+        return true;
+    memcpy(&integers[0], alpha, sizeof integers[0]);
+    memcpy(&integers[1], beta, sizeof integers[1]);
+    return integers[0] == 1 && integers[1] == 0;
+}
+
+static bool are_addresses_aligned(const struct product &p)
+{
+    for (const struct matrix *x : {&p.a, &p.b, &p.c, &p.d})
+        if (reinterpret_cast<uintptr_t>(x->data) % step_of(p.a.layout.type) != 0)
+            return false;
+    return true;
+}
+
+/* Says in p how the algorithm adds up. */
+static const char *find_broken_promise(struct product &p, const cublasLtMatmulAlgo_t *algo)
 {
     struct algorithm algorithm;
     memcpy(&algorithm, algo, sizeof algorithm);
-    if (algorithm.magic != MAGIC)
+    p.cuts_by_place = algorithm.number >= N_PROPOSALS || proposals[algorithm.number].cuts_by_place;
+    if (algorithm.magic != MAGIC || algorithm.number >= N_PROPOSALS)
         return "an algorithm that was not given out";
     if (algorithm.problem != problem_sum(p))
         return "an algorithm that was given out for another problem";
@@ -574,7 +818,56 @@ static const char *find_broken_promise(const struct product &p, const cublasLtMa
     for (int i = 0; i < 4; i++)
         if (reinterpret_cast<uintptr_t>(addresses[i]) % algorithm.alignments[i] != 0)
             return "a matrix that is not aligned as was promised";
+    const struct harness_matrix_layout *layouts[4] = {&p.a.layout, &p.b.layout, &p.c.layout,
+                                                      &p.d.layout};
+    for (int i = 0; i < 4 && p.a.layout.batches > 1; i++)
+        if ((size_t)layouts[i]->stride * type_size(layouts[i]->type) % algorithm.alignments[i] != 0)
+            return "a matrix of several that is not aligned as was promised";
     return nullptr;
+}
+
+/* Those of one call, one after the other. */
+static void multiply_all(struct product p)
+{
+    for (int32_t i = 0; i < p.a.layout.batches; i++) {
+        multiply(p);
+        for (struct matrix *x : {&p.a, &p.b, &p.c, &p.d}) {
+            x->again = x->layout.stride == 0;
+            x->data = static_cast<const char *>(x->data)
+                      + x->layout.stride * (int64_t)type_size(x->layout.type);
+        }
+    }
+}
+
+/* Every algorithm takes several matrices. */
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *result)
+{
+    const char *call = "cublasLtMatmulAlgoCheck";
+    std::lock_guard<std::recursive_mutex> lock(harness_mutex);
+    cublasStatus_t status = find_failure(call);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return status;
+    for (const void *object : std::initializer_list<const void *>{handle, desc, a, b, c, d})
+        if (handles.count(object) == 0)
+            return refuse(call, "no such object");
+    struct product p = problem_of(desc, a, b, c, d);
+    struct algorithm algorithm;
+    memcpy(&algorithm, algo, sizeof algorithm);
+    p.workspace_bytes = algorithm.workspace;
+    const char *mistake = find_mistake(p);
+    if (!mistake)
+        mistake = find_broken_promise(p, algo);
+    if (mistake)
+        return refuse(call, mistake);
+    memset(result, 0, sizeof *result);
+    result->algo = *algo;
+    result->workspaceSize = algorithm.workspace;
+    result->state = CUBLAS_STATUS_SUCCESS;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
@@ -595,12 +888,19 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
             return refuse(call, "no such object");
     if (!harness_is_stream(stream))
         return refuse(call, "no such stream");
-    struct product p = {*desc,          0.0f,           0.0f,
-                        {*a_layout, a}, {*b_layout, b}, {*c_layout, c},
-                        {*d_layout, d}, static_cast<char *>(workspace), workspace_bytes};
-    memcpy(&p.alpha, alpha, sizeof p.alpha);
-    memcpy(&p.beta, beta, sizeof p.beta);
+    struct product p = problem_of(desc, a_layout, b_layout, c_layout, d_layout);
+    p.a.data = a;
+    p.b.data = b;
+    p.c.data = c;
+    p.d.data = d;
+    p.workspace = static_cast<char *>(workspace);
+    p.workspace_bytes = workspace_bytes;
+    bool computes = read_factors(p, alpha, beta);
     const char *mistake = find_mistake(p);
+    if (!mistake && !computes)
+        mistake = "factors of integers that are not 1 and 0";
+    if (!mistake && !are_addresses_aligned(p))
+        mistake = "an 8-bit product's matrix at an odd address";
     if (!mistake && algo)
         mistake = find_broken_promise(p, algo);
     if (!mistake && c == d && p.beta != 0.0f && c_layout->leading != d_layout->leading)
@@ -609,6 +909,6 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return refuse(call, mistake);
     if (!device_has(a_layout->type))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    harness_queue(stream, [p]() { multiply(p); });
+    harness_queue(stream, [p]() { multiply_all(p); });
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,29 +1,15 @@
 /*
- * The runtime's stand-in. Work on a stream is queued and done as late as it may be: at the next
- * call that waits, so that a staging buffer which is filled anew too early, or a result that is
- * read too early, shows as wrong data. Work on the null stream is done at once, after all that is
- * queued.
+ * The runtime's stand-in: what tests set, devices, errors and launches. Streams, memory and copies
+ * have files of their own.
  */
-#include "inside.h"
+#include "call.h"
 
 #include "memory.h"
 
 #include <stdlib.h>
 
-#include <deque>
 #include <map>
-#include <set>
 #include <vector>
-
-struct harness_stream {
-    std::deque<std::function<void()>> queue;
-    uint64_t queued, done;
-};
-
-struct harness_event {
-    cudaStream_t stream;
-    uint64_t ticket; /* how many works of the stream stand before it */
-};
 
 namespace {
 
@@ -35,61 +21,18 @@ struct injected {
     cudaError_t error;
 };
 
-struct device_block {
-    size_t bytes;
-    int device;
-};
-
-struct harness_device_config config = harness_default_device();
-std::set<cudaStream_t> streams;
-std::set<cudaEvent_t> events;
-std::map<const void *, device_block> blocks;
-std::map<uintptr_t, size_t> pinned;
 std::map<const void *, size_t> shared_limits;
-std::vector<size_t> used;
 std::vector<injected> injections;
 std::map<std::string, size_t> call_counts;
 unsigned kernels_until_lost;
 cudaError_t error_when_lost, lost;
 
 thread_local cudaError_t last_error;
-thread_local int current_device;
-
-/* Every call of the runtime begins with one of these: it takes the lock and finds what fails. */
-class call {
-public:
-    explicit call(const char *name_) : error(cudaSuccess), name(name_), lock(harness_mutex)
-    {
-        error = harness_begin_call(name);
-    }
-    /* A call that a thread may not make that captures a stream. */
-    call(const char *name_, cudaStream_t captured) : call(name_)
-    {
-        if (!error && harness_spoil_capture(captured, name))
-            error = cudaErrorStreamCaptureUnsupported;
-    }
-    cudaError_t end(cudaError_t result) const
-    {
-        return harness_end_call(result);
-    }
-    cudaError_t end() const
-    {
-        return end(error ? error : lost);
-    }
-    /* A caller's mistake. */
-    cudaError_t refuse(cudaError_t result, const char *what) const
-    {
-        harness_report(HARNESS_CALL, "%s: %s", name, what);
-        return end(result);
-    }
-    cudaError_t error;
-
-private:
-    const char *name;
-    std::lock_guard<std::recursive_mutex> lock;
-};
 
 } // namespace
+
+struct harness_device_config harness_config = harness_default_device();
+thread_local int harness_current_device;
 
 cudaError_t harness_begin_call(const char *name)
 {
@@ -98,9 +41,9 @@ cudaError_t harness_begin_call(const char *name)
         return error;
     if (lost)
         return lost;
-    if (config.driver_version < config.runtime_version / 1000 * 1000)
+    if (harness_config.driver_version < harness_config.runtime_version / 1000 * 1000)
         return cudaErrorInsufficientDriver;
-    return config.n_devices == 0 ? cudaErrorNoDevice : cudaSuccess;
+    return harness_config.n_devices == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 
 cudaError_t harness_end_call(cudaError_t error)
@@ -115,10 +58,12 @@ cudaError_t harness_end_call(cudaError_t error)
 struct harness_device_config harness_default_device()
 {
     struct harness_device_config c = {};
-    c.n_devices = 1;
+    const char *n_devices = getenv("HYMBA_HARNESS_DEVICES");
+    c.n_devices = n_devices ? atoi(n_devices) : 1;
     c.driver_version = c.runtime_version = CUDART_VERSION;
-    c.major = 8;
-    c.minor = 0;
+    const char *capability = getenv("HYMBA_HARNESS_CAPABILITY"); /* "90" */
+    c.major = (capability ? atoi(capability) : 80) / 10;
+    c.minor = (capability ? atoi(capability) : 80) % 10;
     c.memory = (size_t)4 << 30;
     c.shared_optin = 163 * 1024;
     c.n_multiprocessors = 4;
@@ -129,7 +74,7 @@ struct harness_device_config harness_default_device()
 void harness_configure(const struct harness_device_config *config_)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
-    config = *config_;
+    harness_config = *config_;
 }
 
 void harness_fail_next(const char *name, unsigned nth, cudaError_t error)
@@ -179,87 +124,34 @@ size_t harness_live_count()
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
     harness_drain();
-    return blocks.size() + pinned.size() + streams.size() + events.size() +
-           harness_live_handles() + harness_live_graphs();
+    return harness_live_blocks() + harness_live_streams() + harness_live_handles() +
+           harness_live_graphs() + harness_live_pools() + harness_live_communicators();
 }
 
 void harness_reset()
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
-    for (cudaStream_t stream : streams)
-        delete stream;
-    for (cudaEvent_t event : events)
-        delete event;
-    for (const auto &entry : pinned)
-        free(reinterpret_cast<void *>(entry.first));
-    streams.clear();
-    events.clear();
-    pinned.clear();
-    blocks.clear();
-    used.clear();
+    harness_forget_streams();
+    harness_forget_blocks();
     shared_limits.clear();
     injections.clear();
     kernels_until_lost = 0;
     call_counts.clear();
     harness_forget_handles();
+    harness_forget_communicators();
     harness_forget_graphs();
+    harness_forget_pools();
     lost = last_error = cudaSuccess;
-    current_device = 0;
-    config = harness_default_device();
+    harness_current_device = 0;
+    harness_config = harness_default_device();
     memory_reset();
     harness_forget_faults();
     harness_forget_launches();
 }
 
-/* ------------------------------------------------------------------ queues */
-
-static void drain_until(cudaStream_t stream, uint64_t ticket)
+size_t harness_bytes_of_graph()
 {
-    while (stream->done < ticket && !stream->queue.empty()) {
-        std::function<void()> work = std::move(stream->queue.front());
-        stream->queue.pop_front();
-        stream->done++;
-        if (!lost)
-            work();
-    }
-}
-
-void harness_drain()
-{
-    for (cudaStream_t stream : streams)
-        drain_until(stream, stream->queued);
-}
-
-static bool is_null_stream(cudaStream_t stream)
-{
-    return stream == nullptr || stream == cudaStreamLegacy;
-}
-
-bool harness_is_stream(cudaStream_t stream)
-{
-    return is_null_stream(stream) || streams.count(stream) > 0;
-}
-
-void harness_queue(cudaStream_t stream, std::function<void()> work)
-{
-    if (is_null_stream(stream)) {
-        harness_drain();
-        if (!lost)
-            work();
-        return;
-    }
-    if (harness_capture(stream, work))
-        return;
-    stream->queue.push_back(std::move(work));
-    stream->queued++;
-}
-
-static void drain_stream(cudaStream_t stream)
-{
-    if (is_null_stream(stream))
-        harness_drain();
-    else
-        drain_until(stream, stream->queued);
+    return harness_config.graph_bytes;
 }
 
 /* ----------------------------------------------------------------- devices */
@@ -267,7 +159,7 @@ static void drain_stream(cudaStream_t stream)
 cudaError_t cudaGetDeviceCount(int *count)
 {
     call c("cudaGetDeviceCount");
-    *count = c.error ? 0 : config.n_devices;
+    *count = c.error ? 0 : harness_config.n_devices;
     return c.end();
 }
 
@@ -276,16 +168,16 @@ cudaError_t cudaSetDevice(int device)
     call c("cudaSetDevice");
     if (c.error)
         return c.end();
-    if (device < 0 || device >= config.n_devices)
+    if (device < 0 || device >= harness_config.n_devices)
         return c.end(cudaErrorInvalidDevice);
-    current_device = device;
+    harness_current_device = device;
     return c.end();
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
     call c("cudaGetDevice");
-    *device = current_device;
+    *device = harness_current_device;
     return c.end();
 }
 
@@ -294,23 +186,23 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     call c("cudaGetDeviceProperties");
     if (c.error)
         return c.end();
-    if (device < 0 || device >= config.n_devices)
+    if (device < 0 || device >= harness_config.n_devices)
         return c.end(cudaErrorInvalidDevice);
     struct cudaDeviceProp p = {};
     strcpy(p.name, "test harness");
-    p.totalGlobalMem = config.memory;
+    p.totalGlobalMem = harness_config.memory;
     p.sharedMemPerBlock = SHARED_WITHOUT_ASKING;
-    p.sharedMemPerBlockOptin = config.shared_optin;
-    p.sharedMemPerMultiprocessor = config.shared_optin + 1024;
+    p.sharedMemPerBlockOptin = harness_config.shared_optin;
+    p.sharedMemPerMultiprocessor = harness_config.shared_optin + 1024;
     p.regsPerBlock = 65536;
     p.warpSize = WARP;
     p.maxThreadsPerBlock = MAX_THREADS;
     p.maxGridSize[0] = 0x7fffffff;
     p.maxGridSize[1] = p.maxGridSize[2] = 65535;
-    p.major = config.major;
-    p.minor = config.minor;
-    p.multiProcessorCount = config.n_multiprocessors;
-    p.l2CacheSize = config.l2_bytes;
+    p.major = harness_config.major;
+    p.minor = harness_config.minor;
+    p.multiProcessorCount = harness_config.n_multiprocessors;
+    p.l2CacheSize = harness_config.l2_bytes;
     *properties = p;
     return c.end();
 }
@@ -320,7 +212,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     call c("cudaDeviceGetAttribute");
     if (c.error)
         return c.end();
-    if (device < 0 || device >= config.n_devices)
+    if (device < 0 || device >= harness_config.n_devices)
         return c.end(cudaErrorInvalidDevice);
     switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock:
@@ -336,19 +228,19 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         *value = 0x7fffffff;
         break;
     case cudaDevAttrMultiProcessorCount:
-        *value = config.n_multiprocessors;
+        *value = harness_config.n_multiprocessors;
         break;
     case cudaDevAttrL2CacheSize:
-        *value = config.l2_bytes;
+        *value = harness_config.l2_bytes;
         break;
     case cudaDevAttrComputeCapabilityMajor:
-        *value = config.major;
+        *value = harness_config.major;
         break;
     case cudaDevAttrComputeCapabilityMinor:
-        *value = config.minor;
+        *value = harness_config.minor;
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = (int)config.shared_optin;
+        *value = (int)harness_config.shared_optin;
         break;
     case cudaDevAttrMemoryPoolsSupported:
         *value = 1;
@@ -364,7 +256,7 @@ cudaError_t cudaDriverGetVersion(int *version)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
     cudaError_t error = cudaSuccess;
-    *version = config.driver_version;
+    *version = harness_config.driver_version;
     harness_call_fails("cudaDriverGetVersion", &error);
     return error;
 }
@@ -373,7 +265,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
     cudaError_t error = cudaSuccess;
-    *version = config.runtime_version;
+    *version = harness_config.runtime_version;
     harness_call_fails("cudaRuntimeGetVersion", &error);
     return error;
 }
@@ -381,8 +273,10 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 cudaError_t cudaDeviceSynchronize(void)
 {
     call c("cudaDeviceSynchronize", nullptr);
-    if (!c.error)
-        harness_drain();
+    if (c.error)
+        return c.end();
+    harness_drain_device();
+    harness_shrink_pools();
     return c.end();
 }
 
@@ -450,500 +344,6 @@ const char *cudaGetErrorString(cudaError_t error)
     return "unrecognized error code";
 }
 
-/* ------------------------------------------------------------------ memory */
-
-static cudaError_t allocate(const call &c, void **data, size_t bytes)
-{
-    *data = nullptr;
-    if (c.error || bytes == 0)
-        return c.end();
-    if (used.size() < (size_t)config.n_devices)
-        used.resize((size_t)config.n_devices);
-    size_t *mine = &used[(size_t)current_device];
-    if (*mine > config.memory || bytes > config.memory - *mine)
-        return c.end(cudaErrorMemoryAllocation);
-    *data = memory_allocate(bytes);
-    if (!*data)
-        return c.end(cudaErrorMemoryAllocation);
-    blocks[*data] = {bytes, current_device};
-    *mine += bytes;
-    return c.end();
-}
-
-static void release(void *data)
-{
-    auto found = blocks.find(data);
-    size_t bytes;
-    if (found == blocks.end() || !memory_release(data, &bytes)) {
-        harness_report(HARNESS_CALL, "releases %s", memory_describe(data).c_str());
-        return;
-    }
-    used[(size_t)found->second.device] -= bytes;
-    blocks.erase(found);
-}
-
-cudaError_t cudaMalloc(void **data, size_t bytes)
-{
-    call c("cudaMalloc", nullptr);
-    return allocate(c, data, bytes);
-}
-
-/* What releases does so although it fails: nobody calls it again. */
-cudaError_t cudaFree(void *data)
-{
-    call c("cudaFree", nullptr);
-    harness_drain();
-    if (!data)
-        return c.end();
-    if (blocks.count(data) == 0)
-        return c.refuse(cudaErrorInvalidValue, memory_describe(data).c_str());
-    release(data);
-    return c.end();
-}
-
-cudaError_t cudaMallocAsync(void **data, size_t bytes, cudaStream_t stream)
-{
-    call c("cudaMallocAsync", stream);
-    if (!harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    return allocate(c, data, bytes);
-}
-
-cudaError_t cudaFreeAsync(void *data, cudaStream_t stream)
-{
-    call c("cudaFreeAsync", stream);
-    if (!harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    if (!data)
-        return c.end();
-    if (blocks.count(data) == 0)
-        return c.refuse(cudaErrorInvalidValue, memory_describe(data).c_str());
-    if (lost)
-        release(data);
-    else
-        harness_queue(stream, [data]() { release(data); });
-    return c.end();
-}
-
-static cudaError_t allocate_pinned(const call &c, void **data, size_t bytes)
-{
-    *data = nullptr;
-    if (c.error || bytes == 0)
-        return c.end();
-    *data = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (!*data)
-        return c.end(cudaErrorMemoryAllocation);
-    memset(*data, 0xa5, bytes);
-    pinned[reinterpret_cast<uintptr_t>(*data)] = bytes;
-    return c.end();
-}
-
-cudaError_t cudaMallocHost(void **data, size_t bytes)
-{
-    call c("cudaMallocHost", nullptr);
-    return allocate_pinned(c, data, bytes);
-}
-
-cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned flags)
-{
-    call c("cudaHostAlloc", nullptr);
-    (void)flags;
-    return allocate_pinned(c, data, bytes);
-}
-
-cudaError_t cudaFreeHost(void *data)
-{
-    call c("cudaFreeHost", nullptr);
-    harness_drain();
-    if (!data)
-        return c.end();
-    if (pinned.erase(reinterpret_cast<uintptr_t>(data)) == 0)
-        return c.refuse(cudaErrorInvalidValue, "no pinned memory begins there");
-    free(data);
-    return c.end();
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
-{
-    call c("cudaMemGetInfo");
-    if (c.error)
-        return c.end();
-    harness_drain();
-    size_t mine = (size_t)current_device < used.size() ? used[(size_t)current_device] : 0;
-    *total_bytes = config.memory;
-    *free_bytes = mine < config.memory ? config.memory - mine : 0;
-    return c.end();
-}
-
-/* ------------------------------------------------------------------ copies */
-
-struct copy {
-    char *to;
-    size_t to_pitch;
-    const char *from;
-    size_t from_pitch, width, height;
-    bool to_device, from_device;
-};
-
-static bool is_pinned(const void *data)
-{
-    uintptr_t p = reinterpret_cast<uintptr_t>(data);
-    auto after = pinned.upper_bound(p);
-    return after != pinned.begin() && p < std::prev(after)->first + std::prev(after)->second;
-}
-
-static uint8_t *bytes_of(const void *address, bool is_device, uint8_t **state)
-{
-    *state = nullptr;
-    if (!is_device)
-        return static_cast<uint8_t *>(const_cast<void *>(address));
-    struct memory_region *region = memory_find(address);
-    size_t offset = reinterpret_cast<uintptr_t>(address) - region->begin;
-    *state = region->state + offset;
-    return region->bytes + offset;
-}
-
-static bool copy_row_is_good(const char *to, const char *from, const struct copy &c)
-{
-    if (c.to_device && !memory_is(to, c.width, MEMORY_LIVE)) {
-        harness_report(HARNESS_CALL, "copies %zu bytes to %s", c.width,
-                       memory_describe(to).c_str());
-        return false;
-    }
-    if (c.from_device && !memory_is(from, c.width, MEMORY_LIVE)) {
-        harness_report(HARNESS_CALL, "copies %zu bytes from %s", c.width,
-                       memory_describe(from).c_str());
-        return false;
-    }
-    return true;
-}
-
-static void count(const void *address, size_t bytes, bool is_device,
-                  void (*counter)(struct memory_region *, size_t, size_t))
-{
-    struct memory_region *region = memory_counts && is_device ? memory_find(address) : nullptr;
-    if (region)
-        counter(region, reinterpret_cast<uintptr_t>(address) - region->begin, bytes);
-}
-
-static bool perform(const struct copy &c)
-{
-    for (size_t i = 0; i < c.height && c.width > 0; i++) {
-        char *to = c.to + i * c.to_pitch;
-        const char *from = c.from + i * c.from_pitch;
-        if (!copy_row_is_good(to, from, c))
-            return false;
-        uint8_t *to_state, *from_state;
-        uint8_t *target = bytes_of(to, c.to_device, &to_state);
-        const uint8_t *source = bytes_of(from, c.from_device, &from_state);
-        if (c.to_device && c.from_device && target < source + c.width &&
-            source < target + c.width)
-            harness_report(HARNESS_CALL, "copies between overlapping rows of the device");
-        if (c.from_device && !c.to_device && !memory_is(from, c.width, MEMORY_WRITTEN))
-            harness_report(HARNESS_GLOBAL_UNINITIALISED,
-                           "copies %zu bytes to the host that nobody wrote: %s", c.width,
-                           memory_describe(from).c_str());
-        memmove(target, source, c.width);
-        count(from, c.width, c.from_device, memory_count_load);
-        count(to, c.width, c.to_device, memory_count_store);
-        if (to_state && from_state)
-            memmove(to_state, from_state, c.width);
-        else if (to_state)
-            memset(to_state, MEMORY_LIVE | MEMORY_WRITTEN, c.width);
-    }
-    return true;
-}
-
-/* The source as it is now, for a copy that is done later. */
-static void queue_snapshot(struct copy c, cudaStream_t stream)
-{
-    std::vector<char> rows(c.width * c.height);
-    for (size_t i = 0; i < c.height; i++)
-        memcpy(rows.data() + i * c.width, c.from + i * c.from_pitch, c.width);
-    harness_queue(stream, [c, rows]() {
-        struct copy late = c;
-        late.from = rows.data();
-        late.from_pitch = late.width;
-        perform(late);
-    });
-}
-
-/* Whether an address may stand on that side of a copy. What a test registered is both sides'. */
-static bool fits(const void *address, bool device)
-{
-    return device ? memory_find(address) != nullptr : !memory_is_device(address);
-}
-
-static cudaError_t start_copy(const call &call, struct copy c, enum cudaMemcpyKind kind,
-                              bool waits, cudaStream_t stream)
-{
-    if (call.error)
-        return call.end();
-    if (!harness_is_stream(stream))
-        return call.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    if (c.width == 0 || c.height == 0)
-        return call.end();
-    if (c.width > c.to_pitch || c.width > c.from_pitch)
-        return call.end(cudaErrorInvalidPitchValue);
-    c.to_device = kind == cudaMemcpyDefault ? memory_is_device(c.to)
-                                            : kind == cudaMemcpyHostToDevice ||
-                                                  kind == cudaMemcpyDeviceToDevice;
-    c.from_device = kind == cudaMemcpyDefault ? memory_is_device(c.from)
-                                              : kind == cudaMemcpyDeviceToHost ||
-                                                    kind == cudaMemcpyDeviceToDevice;
-    if (!fits(c.to, c.to_device) || !fits(c.from, c.from_device))
-        return call.refuse(cudaErrorInvalidValue,
-                           "an address that is not of the side that the direction says");
-    bool late = (c.to_device || is_pinned(c.to)) && (c.from_device || is_pinned(c.from));
-    if (!waits && !late && harness_spoil_capture(stream, "a copy of pageable memory"))
-        return call.end(cudaErrorStreamCaptureUnsupported);
-    if (waits || (!late && !c.to_device)) {
-        drain_stream(waits ? nullptr : stream);
-        if (!lost && !perform(c))
-            return call.end(cudaErrorInvalidValue);
-    } else if (!late) {
-        queue_snapshot(c, stream);
-    } else {
-        harness_queue(stream, [c]() { perform(c); });
-    }
-    return call.end();
-}
-
-static struct copy make_copy(void *to, size_t to_pitch, const void *from, size_t from_pitch,
-                             size_t width, size_t height)
-{
-    return {static_cast<char *>(to), to_pitch, static_cast<const char *>(from), from_pitch, width,
-            height, false, false};
-}
-
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
-{
-    call c("cudaMemcpy", nullptr);
-    return start_copy(c, make_copy(to, bytes, from, bytes, bytes, 1), kind, true, nullptr);
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
-                            cudaStream_t stream)
-{
-    call c("cudaMemcpyAsync");
-    return start_copy(c, make_copy(to, bytes, from, bytes, bytes, 1), kind, false, stream);
-}
-
-cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
-                         size_t width, size_t height, enum cudaMemcpyKind kind)
-{
-    call c("cudaMemcpy2D", nullptr);
-    return start_copy(c, make_copy(to, to_pitch, from, from_pitch, width, height), kind, true,
-                      nullptr);
-}
-
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
-                              size_t width, size_t height, enum cudaMemcpyKind kind,
-                              cudaStream_t stream)
-{
-    call c("cudaMemcpy2DAsync");
-    return start_copy(c, make_copy(to, to_pitch, from, from_pitch, width, height), kind, false,
-                      stream);
-}
-
-static cudaError_t start_fill(const call &c, void *data, int byte, size_t bytes,
-                              cudaStream_t stream)
-{
-    if (c.error || bytes == 0)
-        return c.end();
-    if (!harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    if (!memory_is(data, bytes, MEMORY_LIVE))
-        return c.refuse(cudaErrorInvalidValue, memory_describe(data).c_str());
-    harness_queue(stream, [data, byte, bytes]() {
-        if (!memory_is(data, bytes, MEMORY_LIVE)) {
-            harness_report(HARNESS_CALL, "fills %s", memory_describe(data).c_str());
-            return;
-        }
-        uint8_t *state, *target = bytes_of(data, true, &state);
-        memset(target, byte, bytes);
-        memset(state, MEMORY_LIVE | MEMORY_WRITTEN, bytes);
-        count(data, bytes, true, memory_count_store);
-    });
-    return c.end();
-}
-
-cudaError_t cudaMemset(void *data, int byte, size_t bytes)
-{
-    call c("cudaMemset", nullptr);
-    return start_fill(c, data, byte, bytes, nullptr);
-}
-
-cudaError_t cudaMemsetAsync(void *data, int byte, size_t bytes, cudaStream_t stream)
-{
-    call c("cudaMemsetAsync");
-    return start_fill(c, data, byte, bytes, stream);
-}
-
-/* ------------------------------------------------------- streams and events */
-
-/* A new stream or event among those that are alive. */
-template <typename T> static cudaError_t create(const call &c, std::set<T *> &alive, T **handle)
-{
-    *handle = nullptr;
-    if (c.error)
-        return c.end();
-    *handle = new T();
-    alive.insert(*handle);
-    return c.end();
-}
-
-cudaError_t cudaStreamCreate(cudaStream_t *stream)
-{
-    call c("cudaStreamCreate");
-    return create(c, streams, stream);
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
-{
-    call c("cudaStreamCreateWithFlags");
-    (void)flags;
-    return create(c, streams, stream);
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    call c("cudaStreamDestroy", stream);
-    if (is_null_stream(stream) || !harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    drain_stream(stream);
-    streams.erase(stream);
-    for (cudaEvent_t event : events)
-        if (event->stream == stream)
-            event->stream = nullptr;
-    delete stream;
-    return c.end();
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream)
-{
-    call c("cudaStreamSynchronize", stream);
-    if (c.error)
-        return c.end();
-    if (!harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    drain_stream(stream);
-    return c.end();
-}
-
-/* One piece of work is done at a time, so that who asks again and again sees the end. */
-cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    call c("cudaStreamQuery", stream);
-    if (c.error || is_null_stream(stream))
-        return c.end();
-    if (!harness_is_stream(stream))
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
-    drain_until(stream, stream->done + 1);
-    if (!lost && stream->done < stream->queued)
-        return cudaErrorNotReady;
-    return c.end();
-}
-
-static void drain_event(cudaEvent_t event)
-{
-    if (event->stream)
-        drain_until(event->stream, event->ticket);
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
-{
-    call c("cudaStreamWaitEvent", stream);
-    (void)flags;
-    if (c.error)
-        return c.end();
-    if (!harness_is_stream(stream) || events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream or event");
-    cudaStream_t other = event->stream;
-    uint64_t ticket = event->ticket;
-    if (other && other != stream)
-        harness_queue(stream, [other, ticket]() {
-            if (streams.count(other))
-                drain_until(other, ticket);
-        });
-    return c.end();
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    call c("cudaEventCreate");
-    return create(c, events, event);
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
-{
-    call c("cudaEventCreateWithFlags");
-    (void)flags;
-    return create(c, events, event);
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    call c("cudaEventDestroy");
-    if (events.erase(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    delete event;
-    return c.end();
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    call c("cudaEventRecord", stream);
-    if (c.error)
-        return c.end();
-    if (!harness_is_stream(stream) || events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such stream or event");
-    event->stream = is_null_stream(stream) ? nullptr : stream;
-    event->ticket = event->stream ? stream->queued : 0;
-    if (!event->stream)
-        harness_drain();
-    return c.end();
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    call c("cudaEventSynchronize");
-    if (c.error)
-        return c.end();
-    if (events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    drain_event(event);
-    return c.end();
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-    call c("cudaEventQuery");
-    if (c.error)
-        return c.end();
-    if (events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    if (!event->stream)
-        return c.end();
-    if (event->stream->done < event->ticket)
-        drain_until(event->stream, event->stream->done + 1);
-    if (!lost && event->stream->done < event->ticket)
-        return cudaErrorNotReady;
-    return c.end();
-}
-
-/* Time is not played. */
-cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end)
-{
-    call c("cudaEventElapsedTime");
-    *milliseconds = 0.0f;
-    if (c.error)
-        return c.end();
-    if (events.count(start) == 0 || events.count(end) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    return c.end();
-}
-
 /* ---------------------------------------------------------------- launches */
 
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute, int value)
@@ -951,7 +351,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute at
     call c("cudaFuncSetAttribute");
     if (c.error || attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
         return c.end();
-    if (value < 0 || (size_t)value > config.shared_optin)
+    if (value < 0 || (size_t)value > harness_config.shared_optin)
         return c.end(cudaErrorInvalidValue);
     shared_limits[function] = (size_t)value;
     return c.end();
@@ -985,6 +385,10 @@ void harness_queue_launch(const char *words, const void *kernel, cudaStream_t st
     }
     if (!harness_is_stream(stream)) {
         c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
+        return;
+    }
+    if (harness_stream_device(stream) != harness_current_device) {
+        c.refuse(cudaErrorInvalidResourceHandle, "a stream of another device than the thread's");
         return;
     }
     auto limit = shared_limits.find(kernel);

@@ -77,7 +77,7 @@ struct quantised {
     std::vector<uint16_t> scales;
     struct hy_matrix matrix() const
     {
-        return {data.data(), dtype, rows, columns, scales.data(), group};
+        return {data.data(), dtype, rows, columns, scales.data(), group, false};
     }
 };
 

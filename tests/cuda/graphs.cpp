@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-typedef std::vector<std::function<void()>> works;
+typedef std::vector<harness_work> works;
 
 struct harness_graph {
     works nodes;
@@ -20,6 +20,8 @@ struct harness_graph {
 
 struct harness_graph_exec {
     works nodes;
+    int device;
+    size_t bytes;
 };
 
 namespace {
@@ -29,11 +31,13 @@ struct capture {
     cudaStreamCaptureMode mode;
     std::thread::id thread;
     bool spoilt;
+    size_t number;
 };
 
 std::map<cudaStream_t, capture> captures;
 std::set<cudaGraph_t> graphs;
 std::set<cudaGraphExec_t> execs;
+size_t n_captures;
 
 cudaError_t refuse(cudaError_t error, const char *name, const char *what)
 {
@@ -48,6 +52,14 @@ size_t harness_live_graphs()
     return graphs.size() + execs.size() + captures.size();
 }
 
+size_t harness_graph_bytes(int device)
+{
+    size_t bytes = 0;
+    for (cudaGraphExec_t exec : execs)
+        bytes += exec->device == device ? exec->bytes : 0;
+    return bytes;
+}
+
 void harness_forget_graphs()
 {
     for (cudaGraph_t graph : graphs)
@@ -59,13 +71,19 @@ void harness_forget_graphs()
     captures.clear();
 }
 
-bool harness_capture(cudaStream_t stream, const std::function<void()> &work)
+bool harness_capture(cudaStream_t stream, const harness_work &work)
 {
     auto found = captures.find(stream);
     if (found == captures.end())
         return false;
     found->second.nodes.push_back(work);
     return true;
+}
+
+size_t harness_capture_number(cudaStream_t stream)
+{
+    auto found = captures.find(stream);
+    return found == captures.end() ? 0 : found->second.number;
 }
 
 static void spoil(struct capture &capture, const char *name)
@@ -100,7 +118,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
         return refuse(cudaErrorInvalidResourceHandle, name, "no stream that can be captured");
     if (captures.count(stream) > 0)
         return refuse(cudaErrorStreamCaptureUnsupported, name, "a stream that is being captured");
-    captures[stream] = {{}, mode, std::this_thread::get_id(), false};
+    captures[stream] = {{}, mode, std::this_thread::get_id(), false, ++n_captures};
     return cudaSuccess;
 }
 
@@ -155,7 +173,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
         return harness_end_call(error);
     if (graphs.count(graph) == 0 || flags != 0)
         return refuse(cudaErrorInvalidValue, name, "no such graph, or flags");
-    *exec = new harness_graph_exec{graph->nodes};
+    if (harness_bytes_of_graph() > harness_free_bytes())
+        return harness_end_call(cudaErrorMemoryAllocation);
+    *exec = new harness_graph_exec{graph->nodes, 0, harness_bytes_of_graph()};
+    cudaGetDevice(&(*exec)->device);
     execs.insert(*exec);
     return cudaSuccess;
 }
@@ -171,8 +192,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
         return refuse(cudaErrorInvalidResourceHandle, name, "no such graph or stream");
     if (harness_spoil_capture(stream, name))
         return harness_end_call(cudaErrorStreamCaptureUnsupported);
-    for (const std::function<void()> &node : exec->nodes)
-        harness_queue(stream, node);
+    for (const harness_work &node : exec->nodes)
+        harness_queue_work(stream, node);
     return cudaSuccess;
 }
 

@@ -694,6 +694,27 @@ uint64_t harness_shared_add(size_t base, size_t count, size_t i, uint64_t value,
     return before;
 }
 
+/* Each lane reads the row that it names, then takes its numbers out of all. */
+void harness_load_matrices(enum harness_meeting kind, size_t base, size_t count, size_t i,
+                           uint32_t words[4])
+{
+    struct offer mine = {};
+    mine.kind = kind;
+    harness_shared_load(base, count, i, mine.a, sizeof mine.a);
+    const struct offer *offers = meet(&mine);
+    const unsigned lane = harness_now.thread % WARP, across = lane / 4, along = 2 * (lane % 4);
+    for (unsigned m = 0; m < 4; m++) {
+        uint16_t pair[2];
+        for (unsigned j = 0; j < 2; j++) {
+            unsigned row = across, column = along + j;
+            if (kind == HARNESS_MATRICES_TRANSPOSED)
+                row = along + j, column = across;
+            memcpy(&pair[j], (const unsigned char *)offers[8 * m + row].a + 2 * column, 2);
+        }
+        words[m] = pair[0] | (uint32_t)pair[1] << 16;
+    }
+}
+
 /*
  * The hardware may write the bytes at any time until the thread waits for them. So the place is
  * written twice, with nothing when the copy begins and with the bytes at the end: who touches it at

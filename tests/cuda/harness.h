@@ -37,7 +37,9 @@ enum harness_meeting {
     HARNESS_BALLOT,
     HARNESS_SYNC_WARP,
     HARNESS_MMA_BF16,
-    HARNESS_MMA_F16
+    HARNESS_MMA_F16,
+    HARNESS_MATRICES,
+    HARNESS_MATRICES_TRANSPOSED
 };
 
 /* size is 1, 2, 4, 8 or 16. A bad load gives zeros, a bad store does nothing. */
@@ -49,6 +51,8 @@ void harness_shared_store(size_t base, size_t count, size_t i, const void *value
 uint64_t harness_shared_add(size_t base, size_t count, size_t i, uint64_t value, unsigned size);
 uint32_t harness_exchange(enum harness_meeting kind, uint32_t value, unsigned argument);
 void harness_mma(enum harness_meeting kind, float d[4], const uint32_t a[4], const uint32_t b[2]);
+void harness_load_matrices(enum harness_meeting kind, size_t base, size_t count, size_t i,
+                           uint32_t words[4]);
 void harness_block_barrier();
 void harness_copy_async(size_t base, size_t count, size_t i, const void *from, bool valid);
 void harness_group_copies();
@@ -174,6 +178,13 @@ public:
         harness_copy_async(base, count, i, from, valid);
     }
 
+    template <bool TRANSPOSED> void load_matrices(size_t i, uint32_t (&words)[4]) const
+    {
+        static_assert(sizeof(T) == 16, "a row of a matrix");
+        harness_load_matrices(TRANSPOSED ? HARNESS_MATRICES_TRANSPOSED : HARNESS_MATRICES, base,
+                              count, i, words);
+    }
+
 private:
     size_t base, count;
 };
@@ -268,7 +279,22 @@ HY_DEVICE float hy_fma(float a, float b, float c)
     return fmaf(a, b, c);
 }
 
+HY_DEVICE float hy_greater(float a, float b)
+{
+    return fmaxf(a, b);
+}
+
+HY_DEVICE float hy_ceil(float x)
+{
+    return ceilf(x);
+}
+
 HY_DEVICE double hy_multiply(double a, double b)
+{
+    return a * b;
+}
+
+HY_DEVICE float hy_multiply_f32(float a, float b)
 {
     return a * b;
 }
@@ -377,11 +403,13 @@ struct harness_device_config {
     int driver_version, runtime_version;
     int major, minor;
     size_t memory; /* bytes a device has; allocations beyond fail */
+    size_t graph_bytes; /* of them, that each executable graph takes */
     size_t shared_optin;
     int n_multiprocessors;
     int l2_bytes;
 };
 
+/* One device, or as many as the environment's HYMBA_HARNESS_DEVICES says. */
 struct harness_device_config harness_default_device();
 void harness_configure(const struct harness_device_config *config);
 

@@ -22,7 +22,10 @@ extern "C" size_t harness_report_kernels(const char *name)
 
 extern "C" void harness_report_fail(const char *call, unsigned nth, int memory)
 {
+    const cudaError_t code = memory ? cudaErrorMemoryAllocation : cudaErrorUnknown;
     harness_fail_no_more();
     if (nth > 0)
-        harness_fail_next(call, nth, memory ? cudaErrorMemoryAllocation : cudaErrorUnknown);
+        harness_fail_next(call, nth, code);
+    if (nth > 0 && memory)
+        harness_fail_next(call, nth + 1, code);
 }

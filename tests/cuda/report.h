@@ -23,8 +23,9 @@ size_t harness_report_kernels(const char *name); /* NULL: all */
 typedef size_t (*harness_report_kernels_function)(const char *name);
 #define HARNESS_REPORT_KERNELS "harness_report_kernels"
 
-/* The nth call of that name from now on fails for lack of memory or for another reason, and nothing
- * else that was to fail does; n of 0: none. */
+/* The nth call of that name from now on fails for another reason than lack of memory, or, as memory
+ * is asked for twice, for that and the next one, too; and nothing else that was to fail does. n of
+ * 0: none. */
 void harness_report_fail(const char *call, unsigned nth, int memory);
 typedef void (*harness_report_fail_function)(const char *call, unsigned nth, int memory);
 #define HARNESS_REPORT_FAIL "harness_report_fail"

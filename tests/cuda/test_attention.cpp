@@ -1,5 +1,7 @@
 /* The attention kernels under the harness against double precision, their promises, their bytes. */
 #include "attention.h"
+#include "attention_prefill.h"
+#include "traffic.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,7 +15,7 @@ extern "C" {
 enum { CASES = 14, MOST_SPANS = 8, MOST_SEQUENCES = 3, MOST_BLOCKS = 128 };
 
 static const hymba_dtype cache_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                          HYMBA_DTYPE_INT8};
+                                          HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
 enum { N_CACHE_TYPES = sizeof cache_types / sizeof cache_types[0] };
 
 /* ------------------------------------------------------------------ memory */
@@ -52,19 +54,22 @@ static float *random_floats(size_t n, float scale)
 static unsigned char *random_rows(size_t n_rows, size_t n, hymba_dtype type, float scale)
 {
     size_t row_bytes = hy_cache_row_bytes(type, n);
-    size_t pad = test_random_below(3) ? 0 : type == HYMBA_DTYPE_INT8 ? 1 : hy_dtype_size(type);
+    size_t pad = test_random_below(3) ? 0 : hy_dtype_size(type);
+    float greatest = hy_cache_greatest(type);
     unsigned char *rows = take(n_rows * row_bytes, true, pad);
     for (size_t row = 0; row < n_rows; row++) {
         unsigned char *data = rows + row * row_bytes;
-        float row_scale = (0.1f + 0.9f * (float)test_random()) * scale / 127.0f;
+        float row_scale = (0.1f + 0.9f * (float)test_random()) * scale / greatest;
         for (size_t i = 0; i < n; i++) {
             float value = (float)(2.0 * test_random() - 1.0) * scale;
             if (type == HYMBA_DTYPE_INT8)
                 data[i] = (unsigned char)((int)test_random_below(255) - 127);
+            else if (type == HYMBA_DTYPE_FP8)
+                data[i] = hy_f32_to_fp8(value / scale * greatest);
             else
                 hy_row_from_f32(&value, type, data + i * hy_dtype_size(type), 1);
         }
-        if (type == HYMBA_DTYPE_INT8)
+        if (greatest != 0.0f)
             memcpy(data + n, &row_scale, sizeof row_scale);
     }
     return rows;
@@ -74,11 +79,13 @@ static unsigned char *random_rows(size_t n_rows, size_t n, hymba_dtype type, flo
 static double row_element(const unsigned char *rows, hymba_dtype type, size_t n, size_t row,
                           size_t i)
 {
-    if (type != HYMBA_DTYPE_INT8)
+    if (hy_cache_greatest(type) == 0.0f)
         return (double)hy_load_element(rows, type, row * n + i);
     float scale;
     rows += row * (n + sizeof scale);
     memcpy(&scale, rows + n, sizeof scale);
+    if (type == HYMBA_DTYPE_FP8)
+        return (double)scale * (double)hy_fp8_to_f32(rows[i]);
     return (double)scale * (rows[i] > 127 ? rows[i] - 256 : rows[i]);
 }
 
@@ -178,9 +185,8 @@ static void random_attention(struct attention *attention, int number)
     args->q_stride = args->n_heads * args->qk_size + test_random_below(3);
     args->out_stride = args->n_heads * args->v_size + test_random_below(3);
     args->scale = 1.0f / sqrtf((float)args->qk_size);
-    args->cache_type = cache_types[test_random_below(N_CACHE_TYPES)];
-    args->bf16 = (args->cache_type == HYMBA_DTYPE_BF16 || args->cache_type == HYMBA_DTYPE_F16)
-                 && test_random_below(3) > 0;
+    args->cache_type = cache_types[number % N_CACHE_TYPES];
+    args->bf16 = args->cache_type != HYMBA_DTYPE_F32 && test_random_below(3) > 0;
     args->n_sequences = 1 + test_random_below(MOST_SEQUENCES);
     args->sequences = attention->sequences;
     for (size_t s = 0; s < args->n_sequences; s++) {
@@ -196,20 +202,21 @@ static void random_attention(struct attention *attention, int number)
     attention->out_size = (attention->n_rows - 1) * args->out_stride + args->n_heads * args->v_size;
 }
 
+/* Pairs of the tiles that the next calls are divided into, for kernels that can; 0: as ever. */
+static unsigned wanted_pairs;
+
 /* What a call of these sequences gives; between rows of heads stands NaN. */
 static float *results(const struct hy_attention_args *call, size_t out_size,
                       struct hy_attention_plan *plan)
 {
     struct hy_attention_args args = *call;
-    struct hy_attention_plan sizes;
+    unsigned pairs = (unsigned)least(wanted_pairs, hy_cuda_attention_mma_pairs(call));
     args.out = (float *)take(out_size * sizeof(float), false, 0);
     for (size_t i = 0; i < out_size; i++)
         args.out[i] = NAN;
-    ck_assert(hy_cuda_attention_plan(&args, NULL, NULL, &sizes));
-    unsigned char *lists = take(sizes.list_bytes, true, 0);
-    ck_assert(hy_cuda_attention_plan(&args, lists, lists, plan));
-    ck_assert_uint_eq(plan->list_bytes, sizes.list_bytes);
-    ck_assert_uint_eq(plan->workspace_bytes, sizes.workspace_bytes);
+    ck_assert(hy_cuda_attention_plan(&args, plan, 0, pairs));
+    unsigned char *lists = take(plan->list_bytes, true, 0);
+    hy_cuda_attention_lists(&args, plan, lists, lists);
     unsigned char *workspace = take(plan->workspace_bytes, false, 0);
     args.sequences = NULL;
     hy_cuda_attention(NULL, &args, plan, workspace);
@@ -392,12 +399,15 @@ static const float *simple_results(hymba_dtype type, bool bf16, size_t n_rows, s
     size_t row_bytes = hy_cache_row_bytes(type, 1);
     unsigned char *keys = take(n_keys * row_bytes, true, 0);
     unsigned char *values = take(n_keys * row_bytes, true, 0);
-    for (size_t i = 0; i < n_keys && type != HYMBA_DTYPE_INT8; i++) {
+    bool scaled = hy_cache_greatest(type) != 0.0f;
+    for (size_t i = 0; i < n_keys && !scaled; i++) {
         hy_row_from_f32(k + i, type, keys + i * row_bytes, 1);
         hy_row_from_f32(v + i, type, values + i * row_bytes, 1);
     }
-    for (size_t i = 0; i < n_keys && type == HYMBA_DTYPE_INT8; i++) {
-        keys[i * row_bytes] = values[i * row_bytes] = isfinite(k[i]) && isfinite(v[i]);
+    for (size_t i = 0; i < n_keys && scaled; i++) {
+        unsigned char one = type == HYMBA_DTYPE_INT8 ? 1 : 0x38;
+        keys[i * row_bytes] = values[i * row_bytes] =
+            isfinite(k[i]) && isfinite(v[i]) ? one : (unsigned char)0;
         memcpy(keys + i * row_bytes + 1, k + i, sizeof *k);
         memcpy(values + i * row_bytes + 1, v + i, sizeof *v);
     }
@@ -497,21 +507,68 @@ START_TEST(values_that_are_no_numbers)
 }
 END_TEST
 
-/* An int8 row whose scale is not finite, as a key and as a value. */
+/* An int8 or fp8 row whose scale is not finite, as a key and as a value. */
 START_TEST(scales_that_are_not_finite)
 {
     enum { KEYS = 9 };
     const size_t row_counts[] = {1, HY_ATTENTION_DECODE_ROWS + 1};
-    for (unsigned number = 0; number < 8; number++) {
+    for (unsigned number = 0; number < 32; number++) {
+        hymba_dtype type = number / 8 % 2 ? HYMBA_DTYPE_FP8 : HYMBA_DTYPE_INT8;
+        bool bf16 = number / 16;
         float k[KEYS], v[KEYS];
-        size_t n_rows = row_counts[number / 4];
+        size_t n_rows = row_counts[number / 4 % 2];
         for (size_t i = 0; i < KEYS; i++)
             k[i] = v[i] = 1.0f;
-        const float *out = simple_results(HYMBA_DTYPE_INT8, false, n_rows, KEYS, k, v);
+        const float *out = simple_results(type, bf16, n_rows, KEYS, k, v);
         ck_assert(fabsf(out[n_rows - 1] - 1.0f) < 1e-6f);
         (number % 2 ? k : v)[6] = number / 2 % 2 ? INFINITY : NAN;
-        out = simple_results(HYMBA_DTYPE_INT8, false, n_rows, KEYS, k, v);
+        out = simple_results(type, bf16, n_rows, KEYS, k, v);
         ck_assert(isnan(out[n_rows - 1]));
+        release_all();
+    }
+}
+END_TEST
+
+/* All fp8 numbers as the elements of every value, decoded and in tiles; rows begin at any address,
+ * and a NaN spoils no neighbour. */
+START_TEST(every_fp8_number)
+{
+    enum { V_SIZE = 256, ROW = V_SIZE + sizeof(float), KEY = 1 + sizeof(float) };
+    const float scale = 0.5f;
+    for (size_t n_rows = 1; n_rows <= HY_ATTENTION_DECODE_ROWS + 1;
+         n_rows += HY_ATTENTION_DECODE_ROWS) {
+        struct hy_span span = {};
+        struct hy_attention_sequence sequence = {};
+        struct hy_attention_args args = {};
+        struct hy_attention_plan plan;
+        unsigned char *k = take(n_rows * KEY, true, 0), *v = take(n_rows * ROW, true, (size_t)_i);
+        memset(k, 0, n_rows * KEY);
+        for (size_t i = 0; i < n_rows * V_SIZE; i++)
+            v[i / V_SIZE * ROW + i % V_SIZE] = (unsigned char)i;
+        for (size_t row = 0; row < n_rows; row++)
+            memcpy(v + row * ROW + V_SIZE, &scale, sizeof scale);
+        span.k = k;
+        span.v = v;
+        span.count = n_rows;
+        sequence.segment.n_rows = n_rows;
+        sequence.window = UINT64_MAX;
+        sequence.spans = &span;
+        sequence.n_spans = 1;
+        args.q = random_floats(n_rows, 1.0f);
+        args.q_stride = args.n_heads = args.n_kv_heads = args.qk_size = 1;
+        args.v_size = args.out_stride = V_SIZE;
+        args.scale = 1.0f;
+        args.cache_type = HYMBA_DTYPE_FP8;
+        args.bf16 = _i > 3; /* sums of a few halves of such numbers are exact there, too */
+        args.sequences = &sequence;
+        args.n_sequences = 1;
+        args.max_keys = n_rows;
+        const float *out = results(&args, n_rows * V_SIZE, &plan);
+        for (size_t i = 0; i < n_rows * V_SIZE; i++) {
+            float expected = scale * hy_fp8_to_f32((uint8_t)i);
+            ck_assert_msg(out[i] == expected || (isnan(out[i]) && isnan(expected)),
+                          "%02x became %g", (unsigned)i % V_SIZE, (double)out[i]);
+        }
     }
     release_all();
 }
@@ -613,14 +670,185 @@ START_TEST(only_visible_parts_are_work)
     args.sequences = &sequence;
     args.n_sequences = 1;
     uint64_t lists[64];
-    ck_assert(hy_cuda_attention_plan(&args, NULL, NULL, &plan));
+    ck_assert(hy_cuda_attention_plan(&args, &plan));
     ck_assert_uint_le(plan.list_bytes, sizeof lists);
-    ck_assert(hy_cuda_attention_plan(&args, lists, lists, &plan));
+    hy_cuda_attention_lists(&args, &plan, lists, lists);
     ck_assert_uint_eq(plan.parts.n_records, 2);
     ck_assert_uint_eq(plan.parts.n_items, 1 + 1024 / HY_ATTENTION_PART + 1);
     ck_assert_uint_eq(plan.n_merges, 1);
     ck_assert_uint_eq(plan.tiles.n_items, 0);
     ck_assert_uint_eq(plan.parts.records[1].part, 100 - 1024 / HY_ATTENTION_PART);
+}
+END_TEST
+
+/* ------------------------------------------------- many rows, tensor cores */
+
+/* A sequence of many rows of the published sizes, if not given others. */
+static void take_prompt(struct attention *attention, hymba_dtype type, size_t n_rows,
+                        size_t qk_size, size_t v_size)
+{
+    struct hy_attention_args *args = &attention->args;
+    memset((void *)attention, 0, sizeof *attention);
+    args->n_kv_heads = 2;
+    args->n_heads = 10;
+    args->qk_size = qk_size;
+    args->v_size = v_size;
+    args->q_stride = args->n_heads * qk_size;
+    args->out_stride = args->n_heads * v_size;
+    args->scale = 1.0f / sqrtf((float)qk_size);
+    args->cache_type = type;
+    args->bf16 = true;
+    args->n_sequences = 1;
+    args->sequences = attention->sequences;
+    random_past(attention, 0, n_rows, 300);
+    args->max_keys = attention->pasts[0].n_keys;
+    args->q = random_floats(n_rows * args->q_stride, 2.0f);
+    attention->out_size = n_rows * args->out_stride;
+}
+
+static const struct {
+    hymba_dtype type;
+    size_t qk_size, v_size;
+} prompts[] = {{HYMBA_DTYPE_BF16, 64, 128}, {HYMBA_DTYPE_F16, 64, 128}, {HYMBA_DTYPE_BF16, 37, 75},
+               {HYMBA_DTYPE_F16, 16, 40},   {HYMBA_DTYPE_BF16, 100, 200}};
+enum { N_PROMPTS = sizeof prompts / sizeof prompts[0] };
+
+/* Tiles of either size give the same bits, which are right. */
+START_TEST(large_tiles_give_the_same_bits)
+{
+    struct attention attention;
+    test_random_seed(400 + (unsigned)_i);
+    take_prompt(&attention, prompts[_i].type, 31, prompts[_i].qk_size, prompts[_i].v_size);
+    wanted_pairs = HY_ATTENTION_TILE;
+    const float *small = results_of(&attention);
+    wanted_pairs = 2 * HY_ATTENTION_TILE;
+    harness_set_order(HARNESS_DESCENDING, 0);
+    const float *large = results_of(&attention);
+    harness_set_order(HARNESS_ASCENDING, 0);
+    wanted_pairs = 0;
+    check_same_bits(small, large, attention.out_size, "tiles");
+    for (size_t row = 0; row < attention.n_rows; row++)
+        for (size_t head = 0; head < attention.args.n_heads; head++)
+            check_head(&attention, large, 0, row, head);
+    release_all();
+}
+END_TEST
+
+/* Large tiles are chosen when they are enough for all multiprocessors, and only for kernels that
+ * have them. */
+START_TEST(tiles_are_chosen_by_their_number)
+{
+    struct attention attention;
+    struct hy_attention_plan plan;
+    test_random_seed(1);
+    take_prompt(&attention, HYMBA_DTYPE_BF16, 9, 64, 128);
+    struct hy_segment *segment = &attention.sequences[0].segment;
+    segment->n_rows = 132 * 2 * HY_ATTENTION_TILE / 5; /* 132 for each of two key heads */
+    ck_assert(hy_cuda_attention_plan(&attention.args, &plan));
+    ck_assert_uint_eq(plan.list_bytes % 16, 0);
+    ck_assert_uint_eq(plan.tile_pairs, 2 * HY_ATTENTION_TILE);
+    ck_assert_uint_eq(plan.tiles.n_items, 132);
+    segment->n_rows -= 26; /* 131 tiles */
+    ck_assert(hy_cuda_attention_plan(&attention.args, &plan));
+    ck_assert_uint_eq(plan.tile_pairs, HY_ATTENTION_TILE);
+    ck_assert_uint_eq(plan.tiles.n_items, 262);
+    segment->n_rows += 26;
+    attention.args.bf16 = false;
+    ck_assert(hy_cuda_attention_plan(&attention.args, &plan));
+    ck_assert_uint_eq(plan.tile_pairs, HY_ATTENTION_TILE);
+    release_all();
+}
+END_TEST
+
+/* Keys that some row of the tile sees which has pairs first .. first + n of the segment's. */
+static uint64_t keys_of_tile(const struct attention *attention, size_t first, size_t n)
+{
+    const struct hy_attention_sequence *sequence = &attention->sequences[0];
+    const size_t group = attention->args.n_heads / attention->args.n_kv_heads;
+    const size_t end = least(first + n, sequence->segment.n_rows * group);
+    uint64_t keys = 0;
+    for (size_t key = 0; key < attention->pasts[0].n_keys; key++) {
+        bool visible = false;
+        for (size_t row = first / group; row <= (end - 1) / group; row++)
+            visible = visible || sees(attention, 0, sequence->position + row, key);
+        keys += visible;
+    }
+    return keys;
+}
+
+/* Each tile reads each key and value that one of its rows sees once, for all its heads; of q and
+ * the results each number is read or written once. */
+START_TEST(a_tile_reads_its_keys_once)
+{
+    enum { LISTS, K, V, Q };
+    struct attention attention;
+    struct hy_attention_plan plan;
+    struct traffic traffic[TRAFFIC_LABELS];
+    const size_t n_rows = 60, pairs = _i < 2 ? HY_ATTENTION_TILE : 2 * HY_ATTENTION_TILE;
+    test_random_seed(500 + (unsigned)_i);
+    take_prompt(&attention, HYMBA_DTYPE_BF16, n_rows, 64, 128);
+    const struct hy_attention_args *args = &attention.args;
+    attention.sequences[0].window = _i % 2 ? 70 : UINT64_MAX;
+    const struct past *past = &attention.pasts[0];
+    const size_t all = args->n_kv_heads * past->n_keys * sizeof(uint16_t);
+    uint64_t keys = 0, distinct = keys_of_tile(&attention, 0, n_rows * 5);
+    for (size_t first = 0; first < n_rows * 5; first += pairs)
+        keys += keys_of_tile(&attention, first, pairs);
+    wanted_pairs = (unsigned)pairs;
+    traffic_begin();
+    traffic_label(past->k, all * args->qk_size, K);
+    traffic_label(past->v, all * args->v_size, V);
+    traffic_label(args->q, n_rows * args->q_stride * sizeof(float), Q);
+    results(args, attention.out_size, &plan);
+    traffic_end(traffic);
+    wanted_pairs = 0;
+    ck_assert_uint_eq(traffic[K].loads, keys * args->n_kv_heads * args->qk_size * 2);
+    ck_assert_uint_eq(traffic[K].distinct_loads, distinct * args->n_kv_heads * args->qk_size * 2);
+    ck_assert_uint_eq(traffic[V].loads, keys * args->n_kv_heads * args->v_size * 2);
+    ck_assert_uint_eq(traffic[V].distinct_loads, distinct * args->n_kv_heads * args->v_size * 2);
+    ck_assert_uint_eq(traffic[Q].loads, n_rows * args->q_stride * sizeof(float));
+    ck_assert_uint_eq(traffic[Q].distinct_loads, traffic[Q].loads);
+    const struct harness_launch_record *launch = harness_find_launch("attention_mma_tiles");
+    ck_assert_ptr_nonnull(launch);
+    ck_assert_uint_eq(launch->bytes_written, n_rows * args->out_stride * sizeof(float));
+    release_all();
+}
+END_TEST
+
+/* Spans of a key or two, as many as a prompt's; and one, at positions that 32 bits do not hold. */
+START_TEST(spans_of_any_length_and_place)
+{
+    enum { MOST = 400 };
+    struct attention attention;
+    struct hy_span spans[MOST];
+    struct hy_attention_plan plan;
+    const uint64_t far = (uint64_t)HY_ATTENTION_PART << 40;
+    test_random_seed(600 + (unsigned)_i);
+    take_prompt(&attention, HYMBA_DTYPE_BF16, 20, 64, 128);
+    struct past *past = &attention.pasts[0];
+    struct hy_attention_sequence *sequence = &attention.sequences[0];
+    past->n_pinned = 0;
+    sequence->window = _i % 2 ? 100 : UINT64_MAX;
+    wanted_pairs = _i < 2 ? HY_ATTENTION_TILE : 2 * HY_ATTENTION_TILE;
+    cut_past(&attention, 0);
+    const float *whole = results_of(&attention);
+    size_t n = 0;
+    for (size_t key = 0; key < past->n_keys && n < MOST; n++) {
+        size_t length = least(1 + test_random_below(2), past->n_keys - key);
+        cut_spans(&attention.args, past, key, key + length, 1, &spans[n]);
+        key += length;
+    }
+    sequence->spans = spans;
+    sequence->n_spans = n;
+    check_same_bits(whole, results(&attention.args, attention.out_size, &plan), attention.out_size,
+                    "short spans");
+    for (size_t i = 0; i < n; i++)
+        spans[i].position += far;
+    sequence->position += far;
+    check_same_bits(whole, results(&attention.args, attention.out_size, &plan), attention.out_size,
+                    "far away");
+    wanted_pairs = 0;
+    release_all();
 }
 END_TEST
 
@@ -636,8 +864,13 @@ int main(void)
     tcase_add_loop_test(tcase, keys_that_are_no_numbers, 0, N_KERNELS);
     tcase_add_loop_test(tcase, values_that_are_no_numbers, 0, N_KERNELS);
     tcase_add_test(tcase, scales_that_are_not_finite);
+    tcase_add_loop_test(tcase, every_fp8_number, 0, 8);
     tcase_add_loop_test(tcase, decoding_reads_each_byte_once, 0, 3);
     tcase_add_test(tcase, only_visible_parts_are_work);
+    tcase_add_loop_test(tcase, large_tiles_give_the_same_bits, 0, N_PROMPTS);
+    tcase_add_test(tcase, tiles_are_chosen_by_their_number);
+    tcase_add_loop_test(tcase, a_tile_reads_its_keys_once, 0, 4);
+    tcase_add_loop_test(tcase, spans_of_any_length_and_place, 0, 4);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

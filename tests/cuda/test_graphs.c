@@ -145,9 +145,12 @@ START_TEST(logits_are_those_of_single_launches)
     if (is_left_out(_i))
         return;
     golden_open(&golden, golden_names[_i]);
-    for (int bf16 = 0; bf16 < 2; bf16++) {
-        hymba_context_params params = {.compute = bf16 ? HYMBA_COMPUTE_BF16 : HYMBA_COMPUTE_F32,
-                                       .state_type = bf16 ? HYMBA_DTYPE_BF16 : HYMBA_DTYPE_F32};
+    for (int kind = 0; kind < 3; kind++) {
+        static const int32_t computes[] = {HYMBA_COMPUTE_F32, HYMBA_COMPUTE_BF16,
+                                           HYMBA_COMPUTE_INT8};
+        hymba_context_params params = {
+            .compute = computes[kind],
+            .state_type = kind == 1 ? HYMBA_DTYPE_BF16 : HYMBA_DTYPE_F32};
         open_twins(&twins, &golden, &params);
         decode_both(&twins, ALL, 6, 1);
         for (size_t step = 0; step < sizeof members / sizeof members[0]; step++)
@@ -299,7 +302,7 @@ END_TEST
 /* Missing memory on the way leaves every session where it was, or costs the graph alone. */
 START_TEST(steps_without_memory_move_no_session)
 {
-    static const char *const calls[] = {"cudaHostAlloc", "cudaMallocAsync",
+    static const char *const calls[] = {"cudaHostAlloc", "cudaMallocFromPoolAsync",
                                         "cudaStreamBeginCapture", "cudaGraphInstantiate",
                                         "cudaGraphLaunch", "cudaMemcpyAsync"};
     struct golden golden;

@@ -292,6 +292,37 @@ template <enum passing KIND> HY_KERNEL pass_on(const uint4 *x, uint4 *y)
     }
 }
 
+enum taking {
+    TAKE_RIGHT,
+    TAKE_UNWAITED,
+    TAKE_NO_BARRIER,
+    TAKE_OVERWRITTEN,
+    TAKE_BEYOND,
+    TAKE_LANE_MISSING
+};
+
+/* Each of two warps takes the fragments of the four matrices whose rows the other one copied. */
+template <enum taking KIND, bool TRANSPOSED>
+HY_KERNEL take_matrices(const uint4 *x, uint32_t *y)
+{
+    hy_shared<uint4> rows(16, 64);
+    unsigned thread = hy_thread();
+    uint32_t words[4];
+    rows.copy_async(thread, x + thread, true);
+    hy_group_copies();
+    if (KIND != TAKE_UNWAITED)
+        hy_wait_copies<0>();
+    if (KIND != TAKE_NO_BARRIER)
+        hy_sync();
+    if (KIND == TAKE_LANE_MISSING && thread == 5)
+        return;
+    rows.load_matrices<TRANSPOSED>(KIND == TAKE_BEYOND && thread == 40 ? 64 : thread ^ 32, words);
+    if (KIND == TAKE_OVERWRITTEN)
+        rows.copy_async(thread, x, true);
+    for (unsigned m = 0; m < 4; m++)
+        hy_store(y + 4 * thread + m, words[m]);
+}
+
 HY_KERNEL copy_numbers(const float *x, float *y, size_t n)
 {
     for (size_t i = hy_block().x * hy_block_threads() + hy_thread(); i < n;
@@ -545,6 +576,47 @@ START_TEST(test_asynchronous_copies)
     expect_race_with_copy();
     hy_launch(nullptr, pass_on<PASS_OVERWRITTEN>, 1, 64, 2048, from, to);
     expect_race_with_copy();
+    harness_unregister(x.data());
+    harness_unregister(y.data());
+}
+END_TEST
+
+template <bool TRANSPOSED> static void take_all(const uint4 *x, uint32_t *y)
+{
+    hy_launch(nullptr, (take_matrices<TAKE_RIGHT, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    expect_no_fault();
+    for (unsigned i = 0; i < 256; i++) {
+        unsigned lane = i / 4 % 32, m = i % 4, across = lane / 4, along = lane % 4 * 2;
+        unsigned matrix = ((1 - i / 128) * 4 + m) * 64;
+        unsigned first = TRANSPOSED ? along * 8 + across : across * 8 + along;
+        unsigned second = first + (TRANSPOSED ? 8 : 1);
+        ck_assert_uint_eq(y[i], matrix + first + ((matrix + second) << 16));
+    }
+    hy_launch(nullptr, (take_matrices<TAKE_UNWAITED, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    expect_fault(HARNESS_SHARED_UNINITIALISED);
+    hy_launch(nullptr, (take_matrices<TAKE_NO_BARRIER, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    expect_race_with_copy();
+    hy_launch(nullptr, (take_matrices<TAKE_OVERWRITTEN, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+    harness_clear_errors();
+    hy_launch(nullptr, (take_matrices<TAKE_BEYOND, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    expect_fault(HARNESS_SHARED_BOUNDS);
+    hy_launch(nullptr, (take_matrices<TAKE_LANE_MISSING, TRANSPOSED>), 1, 64, 16 + 1024, x, y);
+    expect_fault(HARNESS_WARP);
+}
+
+START_TEST(test_matrices)
+{
+    std::vector<uint16_t> x(512 + 8);
+    std::vector<uint32_t> y(256);
+    const size_t skipped = (16 - (uintptr_t)x.data() % 16) % 16 / 2;
+    for (size_t i = 0; i < 512; i++)
+        x[skipped + i] = (uint16_t)i;
+    harness_set_order((enum harness_order)_i, 3);
+    harness_register(x.data(), x.size() * 2, true);
+    harness_register(y.data(), y.size() * 4, false);
+    take_all<false>((const uint4 *)(x.data() + skipped), y.data());
+    take_all<true>((const uint4 *)(x.data() + skipped), y.data());
     harness_unregister(x.data());
     harness_unregister(y.data());
 }
@@ -1148,6 +1220,7 @@ int main()
     tcase = tcase_create("planted");
     tcase_add_checked_fixture(tcase, begin, end);
     tcase_add_loop_test(tcase, test_asynchronous_copies, 0, n_orders);
+    tcase_add_loop_test(tcase, test_matrices, 0, n_orders);
     tcase_add_loop_test(tcase, test_missing_barrier, 0, n_orders);
     tcase_add_loop_test(tcase, test_shared_races, 0, n_orders);
     tcase_add_loop_test(tcase, test_shared_additions, 0, n_orders);

@@ -47,19 +47,25 @@ static void decode(hymba_context *context, hymba_session *const *sessions, size_
     test_status(hymba_context_decode(context, items, sizeof items[0], n, &error), HYMBA_OK, error);
 }
 
-/* Kernels by name: how many of each a layer and a step launch. */
+/* Kernels by name: how many of each a layer and a step launch, with products of bf16; and of int8,
+ * which the projections have and the others do not. */
 static const struct {
     const char *name;
-    size_t n_of_layer, n_of_step;
+    size_t n_of_layer, n_of_step, n_of_narrow_layer;
 } expected[] = {
-    {"norm_rows", 2, 1}, /* before the mixer and the feed-forward network; the last one */
-    {"rope_store", 1, 0},
-    {"conv_width", 1, 0},
-    {"norm_parts", 1, 0},
-    {"fuse_rows", 1, 0},
-    {"swiglu_rows", 1, 0},
-    {"round_rows", 0, 0},
-    {"copy_rows", 0, 0},
+    {"norm_rows", 2, 1, 0}, /* before the mixer and the feed-forward network; the last one */
+    {"rope_store", 1, 0, 1},
+    {"conv_width", 1, 0, 1},
+    {"norm_parts", 1, 0, 1},
+    {"fuse_rows", 1, 0, 0},
+    {"swiglu_rows", 1, 0, 0},
+    {"round_rows", 0, 0, 0},
+    {"copy_rows", 0, 0, 0},
+    {"norm_rows_8_bits", 0, 0, 2},
+    {"fuse_rows_8_bits", 0, 0, 1},
+    {"swiglu_rows_8_bits", 0, 0, 1},
+    {"round_rows_8_bits", 0, 0, 0},
+    {"scale_sums", 0, 0, 5},
 };
 enum { N_EXPECTED = sizeof expected / sizeof expected[0] };
 
@@ -77,39 +83,47 @@ static struct counts count(void)
 }
 
 /* A first step of so many rows: not yet a graph, which would hide the calls of cuBLASLt. */
-static void check_step(hymba_context *context, hymba_session *const *sessions, size_t n)
+static void check_step(hymba_context *context, hymba_session *const *sessions, size_t n,
+                       bool narrow)
 {
+    size_t named = 0;
     struct counts before = count();
     decode(context, sessions, n, 1);
     struct counts after = count();
     printf("a decode step of %zu sessions and %d layers: %zu kernels, %zu products\n", n, LAYERS,
            after.all - before.all, after.products - before.products);
-    for (size_t i = 0; i < N_EXPECTED; i++)
+    for (size_t i = 0; i < N_EXPECTED; i++) {
+        size_t of_layer = narrow ? expected[i].n_of_narrow_layer : expected[i].n_of_layer;
         ck_assert_msg(after.kernels[i] - before.kernels[i] ==
-                          LAYERS * expected[i].n_of_layer + expected[i].n_of_step,
+                          LAYERS * of_layer + expected[i].n_of_step,
                       "%zu sessions: %s ran %zu times", n, expected[i].name,
                       after.kernels[i] - before.kernels[i]);
+        named += of_layer;
+    }
     ck_assert_uint_eq(after.products - before.products, 7 * LAYERS + 1);
     /* Beside the named ones a layer has the scan and attention, which is cut into parts here and
      * so is two; the step has the embedding and the list of copies that appends the new keys. */
-    ck_assert_uint_eq(after.all - before.all, LAYERS * (7 + 3) + 1 + 2);
+    ck_assert_uint_eq(after.all - before.all, LAYERS * (named + 3) + 1 + 2);
 }
 
-/* Steps of many tokens, the most of which fill panels of products, and such as never fill one. */
+/* Steps of many tokens, the most of which fill panels of products, and such as never fill one;
+ * these also with projections in 8 bits. */
 START_TEST(a_layer_is_few_launches)
 {
     hymba_session *sessions[SESSIONS];
     hymba_context *context;
     hymba_model *model = random_model_open(config);
+    bool narrow = _i == 2;
     hymba_context_params params = {
-        .struct_size = sizeof params, .device = "cuda", .max_step_tokens = _i == 0 ? 150 : 20};
+        .struct_size = sizeof params, .device = "cuda", .max_step_tokens = _i == 0 ? 150 : 20,
+        .compute = narrow ? HYMBA_COMPUTE_INT8 : HYMBA_COMPUTE_BF16};
     test_status(hymba_context_create(model, &params, &context, &error), HYMBA_OK, error);
     for (size_t i = 0; i < SESSIONS; i++)
         test_status(hymba_session_create(context, NULL, &sessions[i], &error), HYMBA_OK, error);
     size_t copies = kernels("copy_rows"); /* opening a device makes one */
     decode(context, sessions, SESSIONS, MOST_TOKENS);
-    check_step(context, sessions, 1);
-    check_step(context, sessions, 3);
+    check_step(context, sessions, 1, narrow);
+    check_step(context, sessions, 3, narrow);
     decode(context, sessions, SESSIONS, 1);
     ck_assert_uint_eq(kernels("copy_rows"), copies);
     for (size_t i = 0; i < SESSIONS; i++)
@@ -125,7 +139,7 @@ int main(void)
     TCase *tcase = tcase_create("launches");
     tcase_set_timeout(tcase, 300);
     tcase_add_checked_fixture(tcase, setup, harness_plugin_close);
-    tcase_add_loop_test(tcase, a_layer_is_few_launches, 0, 2);
+    tcase_add_loop_test(tcase, a_layer_is_few_launches, 0, 3);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }

@@ -149,10 +149,15 @@ START_TEST(embed_quantised)
 }
 END_TEST
 
+static size_t norm_threads(size_t n)
+{
+    return n <= 256 ? 32 : n <= 2048 ? 256 : n <= 4096 ? 512 : 1024;
+}
+
 /* Elements that norms do not keep between their two passes: all but 8 a thread. */
 static size_t not_kept(size_t n)
 {
-    const size_t threads = n <= 256 ? 32 : n <= 2048 ? 256 : n <= 4096 ? 512 : 1024;
+    const size_t threads = norm_threads(n);
     return n > 8 * threads ? n - 8 * threads : 0;
 }
 
@@ -377,6 +382,76 @@ START_TEST(fuse)
 }
 END_TEST
 
+/* Sums of so many squares, added in another order: each addition rounds by 6e-8 of what is there,
+ * and there are n / 32 + 10 of them one behind the other at most. */
+static void check_sums(const floats &sums, const floats &expected, size_t n)
+{
+    for (size_t i = 0; i < sums.size(); i++)
+        check_near((double)sums[i], (double)expected[i],
+                   6e-8 * ((double)n / 16 + 20) * (double)expected[i], "a sum of squares");
+}
+
+/* By the sums of squares of whole rows the bits are those without; a part of the channels is as the
+ * generic kernel has it. */
+START_TEST(fuse_with_given_sums)
+{
+    for (int number = 0; number < CASES; number++) {
+        const size_t rows = random_rows(), n = number == 0 ? 8200 : random_size();
+        const size_t part = 1 + test_random_below(n);
+        const bool concat = number % 2 == 1;
+        const struct matrix attention = random_matrix(rows, n, 1.0f);
+        const struct matrix ssm = random_matrix(rows, n, 1.0f);
+        const floats weight_attention = random_floats(n, 1.0f), weight_ssm = random_floats(n, 1.0f);
+        struct matrix y = random_matrix(rows, concat ? 2 * n : n, 1.0f);
+        floats host_sums(2 * rows);
+        device_array<float> device_attention(attention.values), device_ssm(ssm.values);
+        device_array<float> device_weight(weight_attention), device_weight_ssm(weight_ssm);
+        device_array<float> device_y(y.values), device_sums(random_floats(2 * rows, 1.0f));
+        struct hy_square_sums_args squares = {attention.values.data(), attention.stride,
+                                              ssm.values.data(), ssm.stride, n, host_sums.data()};
+        hy_ref_square_sums(&squares, 0, rows);
+        squares.attention = device_attention.data;
+        squares.ssm = device_ssm.data;
+        squares.sums = device_sums.data;
+        hy_cuda_square_sums(NULL, &squares, rows);
+        check_harness();
+        check_traffic(8 * rows * n, 8 * rows);
+        check_sums(device_sums.read(), host_sums, n);
+
+        struct hy_fuse_args args = {
+            device_attention.data, attention.stride, device_ssm.data, ssm.stride,
+            device_weight.data, device_weight_ssm.data, n, 1e-6f, concat, device_y.data, y.stride,
+            {}, NULL, 0};
+        hy_cuda_fuse(NULL, &args, rows);
+        check_harness();
+        const floats result = device_y.read();
+        args.sums = device_sums.data;
+        args.total = n;
+        hy_cuda_fuse(NULL, &args, rows);
+        check_harness();
+        check_traffic(8 * rows * (2 * n + norm_threads(n)), 4 * rows * n * (concat ? 2 : 1));
+        check_same_bits(device_y.read(), result, "fusion by given sums");
+
+        args.n = part;
+        hy_cuda_fuse(NULL, &args, rows);
+        check_harness();
+        check_traffic(8 * rows * (2 * part + norm_threads(part)),
+                      4 * rows * part * (concat ? 2 : 1));
+        y.values = result;
+        struct hy_fuse_args own = args;
+        const floats sums = device_sums.read();
+        own.attention = attention.values.data();
+        own.ssm = ssm.values.data();
+        own.weight_attention = weight_attention.data();
+        own.weight_ssm = weight_ssm.data();
+        own.y = y.values.data();
+        own.sums = sums.data();
+        hy_ref_fuse(&own, 0, rows);
+        check_rows(device_y.read(), y.values, 3e-6, "a part of a fusion");
+    }
+}
+END_TEST
+
 /* Two exponentials of 2e-7 and a few roundings. */
 START_TEST(swiglu)
 {
@@ -455,7 +530,7 @@ static void check_heads_traffic(const struct heads_case &c, hymba_dtype dtype, b
     const uint64_t half = c.qk_size / 2, rest = c.qk_size % 2;
     const uint64_t kv = c.kv_heads * ((rotates ? 16 : 8) * half + 4 * rest + 4 * c.v_size);
     const uint64_t q = rotates ? c.heads * half : 0;
-    check_traffic(c.rows * (16 * q + (dtype == HYMBA_DTYPE_INT8 ? 2 : 1) * kv),
+    check_traffic(c.rows * (16 * q + (hy_cache_greatest(dtype) != 0.0f ? 2 : 1) * kv),
                   c.rows * (8 * q + c.kv_heads * (c.k_row + c.v_row)));
 }
 
@@ -494,7 +569,7 @@ static void check_rope_store(hymba_dtype dtype, float scale, bool rotates, bool 
     hy_ref_cache_rows(&v, 0, c.rows);
     hy_ref_cache_rows(&k, 0, c.rows);
     const bytes actual_k = stored_k.read(), actual_v = stored_v.read();
-    if (dtype == HYMBA_DTYPE_INT8) {
+    if (hy_cache_greatest(dtype) != 0.0f) {
         ck_assert_mem_eq(actual_k.data(), k_rows.data(), k_rows.size());
         ck_assert_mem_eq(actual_v.data(), v_rows.data(), v_rows.size());
     } else {
@@ -515,13 +590,13 @@ static void check_rope_store(hymba_dtype dtype, float scale, bool rotates, bool 
 START_TEST(rope_store)
 {
     const hymba_dtype types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_F16, HYMBA_DTYPE_BF16,
-                                 HYMBA_DTYPE_INT8};
+                                 HYMBA_DTYPE_INT8, HYMBA_DTYPE_FP8};
     const float scales[] = {1.0f, 1e-37f, 0.0f, 1e30f};
     for (int number = 0; number < CASES; number++) {
         const hymba_dtype dtype = types[_i];
-        const float scale = dtype == HYMBA_DTYPE_INT8 ? scales[number % 4]
-                            : number % 2              ? 1.0f
-                                                      : 1e-5f;
+        const float scale = hy_cache_greatest(dtype) != 0.0f ? scales[number % 4]
+                            : number % 2                     ? 1.0f
+                                                             : 1e-5f;
         check_rope_store(dtype, scale, number % 3 != 0, number % 5 == 4);
     }
 }
@@ -610,10 +685,12 @@ START_TEST(no_rows)
     struct hy_rope_store_args heads_args = {};
     struct hy_norm_parts_args parts_args = {};
     struct hy_fuse_args fuse_args = {};
+    struct hy_square_sums_args sums_args = {};
     struct hy_swiglu_args swiglu_args = {};
     struct hy_round_args round_args = {};
     struct hy_convert_args convert_args = {};
     embed_args.table.columns = norm_args.n = fuse_args.n = swiglu_args.n = round_args.n = 8;
+    sums_args.n = 8;
     heads_args.n_heads = heads_args.n_kv_heads = heads_args.qk_size = heads_args.v_size = 8;
     parts_args.parts[1].n = 8;
     hy_cuda_embed(NULL, &embed_args, 0);
@@ -621,6 +698,7 @@ START_TEST(no_rows)
     hy_cuda_rope_store(NULL, &heads_args, 0);
     hy_cuda_norm_parts(NULL, &parts_args, 0);
     hy_cuda_fuse(NULL, &fuse_args, 0);
+    hy_cuda_square_sums(NULL, &sums_args, 0);
     hy_cuda_swiglu(NULL, &swiglu_args, 0);
     hy_cuda_round(NULL, &round_args, 0);
     hy_cuda_convert(NULL, &convert_args);
@@ -641,8 +719,9 @@ int main(void)
     tcase_add_test(tcase, norm_of_one_row);
     tcase_add_test(tcase, norm_parts);
     tcase_add_test(tcase, fuse);
+    tcase_add_test(tcase, fuse_with_given_sums);
     tcase_add_test(tcase, swiglu);
-    tcase_add_loop_test(tcase, rope_store, 0, 4);
+    tcase_add_loop_test(tcase, rope_store, 0, 5);
     tcase_add_test(tcase, queries_alone);
     tcase_add_test(tcase, round_to_bf16);
     tcase_add_loop_test(tcase, convert, 0, 9);

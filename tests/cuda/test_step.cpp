@@ -180,7 +180,7 @@ static struct hy_span make_span(const struct scene *scene, size_t position, size
 /* The first keys are pinned; half of the sequences have a window, which leaves a gap behind these,
  * and the others' keys lie in two spans. */
 static void call_attention(const struct scene *scene, const std::vector<size_t> &lengths,
-                           size_t rows)
+                           size_t rows, const float *q, float *out, bool repeated = false)
 {
     std::vector<struct hy_span> spans;
     std::vector<struct hy_attention_sequence> sequences(lengths.size());
@@ -198,10 +198,11 @@ static void call_attention(const struct scene *scene, const std::vector<size_t> 
         spans.push_back(make_span(scene, middle, lengths[i] - middle));
     }
     struct hy_attention_args args = {};
-    args.q = scene->conv;
+    args.q = q;
     args.q_stride = N;
-    args.out = scene->out;
+    args.out = out;
     args.out_stride = N;
+    args.repeated = repeated;
     args.n_heads = args.n_kv_heads = HEADS;
     args.qk_size = args.v_size = SIZE;
     args.scale = 0.25f;
@@ -223,7 +224,7 @@ static void call_ops(const struct scene *scene, const std::vector<size_t> &slots
     call_norm(scene, computed);
     call_matmul(scene, computed);
     call_conv(scene, slots);
-    call_attention(scene, lengths, computed);
+    call_attention(scene, lengths, computed, scene->conv, scene->out);
     if (rows)
         ops->end_step(scene->device, run);
 }
@@ -327,6 +328,36 @@ START_TEST(attention_of_any_length_is_padded)
 }
 END_TEST
 
+/* Layers that see the same share one plan and its lists, launched and replayed. */
+START_TEST(repeated_attention_shares_its_lists)
+{
+    struct scene single, whole;
+    open_scene(&single);
+    open_scene(&whole);
+    for (size_t time = 0; time < 4; time++) {
+        const std::vector<size_t> lengths = {300 + time, 290, 400, 511};
+        for (struct scene *scene : {&single, &whole}) {
+            if (scene == &whole)
+                ops->begin_step(scene->device, 4);
+            call_attention(scene, lengths, 4, scene->x, scene->conv);
+            size_t used = scene->device->step.lists.used;
+            call_attention(scene, lengths, 4, scene->conv, scene->out, true);
+            ck_assert_uint_eq(scene->device->step.lists.used, used);
+            call_attention(scene, {20, 30, 40, 50}, 4, scene->out, scene->normed);
+            call_attention(scene, {20, 30, 40, 50}, 4, scene->normed, scene->out, true);
+            ck_assert(scene == &single || scene->device->step.lists.used > used);
+            if (scene == &whole)
+                ops->end_step(scene->device, true);
+        }
+        std::vector<float> expected = read_results(&single, 4), found = read_results(&whole, 4);
+        ck_assert(memcmp(expected.data(), found.data(), expected.size() * sizeof(float)) == 0);
+    }
+    ck_assert_uint_eq(whole.lines.graphs.size(), 1);
+    close_scene(&single);
+    close_scene(&whole);
+}
+END_TEST
+
 /* Once there is a graph, a step is one copy of the lists and one launch. */
 START_TEST(sessions_come_and_go_without_a_capture)
 {
@@ -407,6 +438,105 @@ START_TEST(graphs_go_when_memory_moves)
     ck_assert_uint_eq(calls("cudaStreamBeginCapture"), captures + 1);
     close_scene(&single);
     close_scene(&whole);
+}
+END_TEST
+
+/* Lists and sampling have memory that no graph knows: when it grows, graphs stay. */
+START_TEST(graphs_stay_when_other_memory_moves)
+{
+    enum { SAMPLED = 400, LIST_BYTES = 1 << 20 };
+    struct scene scene;
+    struct members members = make_members(4, 300);
+    open_scene(&scene);
+    for (int time = 0; time < 3; time++)
+        call_ops(&scene, members.slots, members.lengths, 4);
+    size_t captures = calls("cudaStreamBeginCapture"), graphs = calls("cudaGraphExecDestroy");
+    size_t allocations = calls("cudaMallocFromPoolAsync");
+    std::vector<struct hy_sample_change> changes;
+    for (int32_t i = 0; i < N; i++)
+        changes.push_back({i, 0, 1});
+    struct hy_sample_row row = {};
+    row.greedy = true;
+    row.temperature = 1;
+    row.changes = changes.data();
+    row.n_changes = N;
+    std::vector<struct hy_sample_row> rows(SAMPLED, row);
+    int32_t *token = (int32_t *)ops->allocate(scene.device, SAMPLED * sizeof *token);
+    struct hy_sample_args args = {scene.x, N, N, rows.data(), SAMPLED, token};
+    ops->sample(scene.device, &args);
+    void *on_device, *packed = hy_cuda_begin_list(scene.device, LIST_BYTES, &on_device);
+    ck_assert_ptr_nonnull(packed);
+    test_status(finish(&scene), HYMBA_OK, error);
+    ck_assert_uint_ge(calls("cudaMallocFromPoolAsync"), allocations + 3);
+    call_ops(&scene, members.slots, members.lengths, 4);
+    test_status(finish(&scene), HYMBA_OK, error);
+    ck_assert_uint_eq(calls("cudaStreamBeginCapture"), captures);
+    ck_assert_uint_eq(calls("cudaGraphExecDestroy"), graphs);
+    ops->release(scene.device, token);
+    close_scene(&scene);
+}
+END_TEST
+
+/* Graphs take memory that a session may need more. */
+START_TEST(graphs_go_when_memory_is_out)
+{
+    enum { GRAPH_BYTES = 1 << 20 };
+    struct harness_device_config config = harness_default_device();
+    struct scene single, whole;
+    size_t free_bytes, total_bytes;
+    config.graph_bytes = GRAPH_BYTES;
+    config.memory = (size_t)64 << 20;
+    harness_configure(&config);
+    open_scene(&single);
+    open_scene(&whole);
+    for (size_t n : {1, 2, 4})
+        for (int time = 0; time < 3; time++)
+            compare_step(&single, &whole, make_members(n, 100), n);
+    ck_assert_uint_eq(whole.lines.graphs.size(), 3);
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    void *data = ops->allocate(whole.device, free_bytes + 2 * GRAPH_BYTES + GRAPH_BYTES / 2);
+    ck_assert_ptr_nonnull(data);
+    ck_assert_uint_eq(calls("cudaGraphExecDestroy"), 3);
+    ck_assert_uint_eq(whole.lines.graphs.size(), 4);
+    ck_assert_msg(whole.lines.graphs[3].find("CUDA device 0: out of memory; 3 graphs of steps")
+                      == 0,
+                  "%s", whole.lines.graphs[3].c_str());
+    size_t captures = calls("cudaStreamBeginCapture");
+    for (int time = 0; time < 3; time++) /* there is no room for a graph now */
+        compare_step(&single, &whole, make_members(4, 100), 4);
+    ck_assert_uint_eq(calls("cudaStreamBeginCapture"), captures + 1);
+    ck_assert_uint_eq(whole.lines.warnings.size(), 1);
+    ops->release(whole.device, data);
+    test_status(finish(&whole), HYMBA_OK, error);
+    for (int time = 0; time < 3; time++)
+        compare_step(&single, &whole, make_members(2, 100), 2);
+    ck_assert_uint_eq(calls("cudaGraphInstantiate"), 5);
+    close_scene(&single);
+    close_scene(&whole);
+}
+END_TEST
+
+/* Memory that is kept in reserve does not keep a step from being a graph. */
+START_TEST(a_graph_may_need_the_reserve)
+{
+    struct harness_device_config config = harness_default_device();
+    struct scene scene;
+    struct members members = make_members(2, 100);
+    config.memory = (size_t)64 << 20;
+    harness_configure(&config);
+    open_scene(&scene);
+    call_ops(&scene, members.slots, members.lengths, 2);
+    void *data = ops->allocate(scene.device, (size_t)2 << 20);
+    ops->release(scene.device, data);
+    test_status(finish(&scene), HYMBA_OK, error);
+    cudaMemGetInfo(&config.graph_bytes, &config.memory);
+    config.graph_bytes += (size_t)1 << 20;
+    harness_configure(&config);
+    call_ops(&scene, members.slots, members.lengths, 2);
+    test_status(finish(&scene), HYMBA_OK, error);
+    ck_assert_uint_eq(scene.lines.graphs.size(), 1);
+    ck_assert_uint_eq(scene.lines.warnings.size(), 0);
+    close_scene(&scene);
 }
 END_TEST
 
@@ -547,7 +677,7 @@ END_TEST
 /* Memory that a step's lists lack fails the step, and the next one does not. */
 START_TEST(missing_memory_fails_the_step)
 {
-    for (const char *name : {"cudaHostAlloc", "cudaMallocAsync"}) {
+    for (const char *name : {"cudaHostAlloc", "cudaMallocFromPoolAsync"}) {
         struct scene single, whole;
         struct members members = make_members(3, 40);
         open_scene(&single);
@@ -555,6 +685,8 @@ START_TEST(missing_memory_fails_the_step)
         call_ops(&single, members.slots, members.lengths, 0); /* makes its own room */
         std::vector<float> expected = read_results(&single, 3);
         harness_fail_next(name, 1, cudaErrorMemoryAllocation);
+        if (strstr(name, "Pool")) /* it is tried twice */
+            harness_fail_next(name, 2, cudaErrorMemoryAllocation);
         size_t kernels = calls("cudaLaunchKernel");
         call_ops(&whole, members.slots, members.lengths, 4);
         ck_assert_uint_eq(calls("cudaLaunchKernel"), kernels);
@@ -589,6 +721,35 @@ START_TEST(device_lost_in_a_graph)
 }
 END_TEST
 
+/* A launch that tells the failure of what stood before it is no failure of the graph's. */
+START_TEST(fault_told_by_a_graph_launch)
+{
+    for (const char *name : {"cudaGraphLaunch", "cudaStreamBeginCapture", "cudaGraphInstantiate"}) {
+        harness_reset();
+        struct scene scene;
+        struct members members = make_members(2, 40);
+        open_scene(&scene);
+        for (int time = 0; time < (strcmp(name, "cudaGraphLaunch") ? 1 : 2); time++)
+            call_ops(&scene, members.slots, members.lengths, 2);
+        test_status(finish(&scene), HYMBA_OK, error);
+        harness_lose_device(1, cudaErrorIllegalAddress);
+        call_norm(&scene, 2);
+        harness_fail_next(name, 1, cudaErrorIllegalAddress);
+        size_t kernels = calls("cudaLaunchKernel");
+        call_ops(&scene, members.slots, members.lengths, 2);
+        ck_assert(strcmp(name, "cudaGraphInstantiate") == 0
+                  || calls("cudaLaunchKernel") == kernels);
+        ck_assert(scene.device->failed);
+        test_status(finish(&scene), HYMBA_ERROR_DEVICE, error);
+        ck_assert_msg(strstr(error.message, "what was queued before a step failed: an illegal"),
+                      "%s: %s", name, error.message);
+        ck_assert_uint_eq(scene.lines.warnings.size(), 0);
+        close_scene(&scene);
+        ck_assert_uint_eq(harness_live_count(), 0);
+    }
+}
+END_TEST
+
 int main()
 {
     Suite *suite = suite_create("steps of the CUDA plug-in");
@@ -597,9 +758,13 @@ int main()
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, a_step_has_the_bits_of_its_ops);
     tcase_add_test(tests, attention_of_any_length_is_padded);
+    tcase_add_test(tests, repeated_attention_shares_its_lists);
     tcase_add_test(tests, sessions_come_and_go_without_a_capture);
     tcase_add_test(tests, remembered_steps_are_bounded);
     tcase_add_test(tests, graphs_go_when_memory_moves);
+    tcase_add_test(tests, graphs_stay_when_other_memory_moves);
+    tcase_add_test(tests, graphs_go_when_memory_is_out);
+    tcase_add_test(tests, a_graph_may_need_the_reserve);
     tcase_add_test(tests, steps_stand_in_a_queue);
     tcase_add_test(tests, dropped_steps_do_nothing);
     tcase_add_test(tests, long_lists_make_the_arena_grow);
@@ -607,6 +772,7 @@ int main()
     tcase_add_test(tests, failed_releases_are_passed_over);
     tcase_add_test(tests, missing_memory_fails_the_step);
     tcase_add_test(tests, device_lost_in_a_graph);
+    tcase_add_test(tests, fault_told_by_a_graph_launch);
     suite_add_tcase(suite, tests);
     return test_main(suite);
 }

@@ -327,6 +327,7 @@ static const struct {
     {"bf16 caches, f32 states", HYMBA_DTYPE_BF16, HYMBA_DTYPE_F32},
     {"bf16 caches, bf16 states", HYMBA_DTYPE_BF16, HYMBA_DTYPE_BF16},
     {"f16 caches, f16 states", HYMBA_DTYPE_F16, HYMBA_DTYPE_F16}, /* in the long form */
+    {"fp8 caches, f32 states", HYMBA_DTYPE_FP8, HYMBA_DTYPE_F32}, /* in the long form */
 };
 enum { N_TYPES = sizeof types / sizeof types[0] };
 

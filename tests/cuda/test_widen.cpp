@@ -70,7 +70,7 @@ START_TEST(floats_to_f32)
         for (size_t i = 0; i < rows.size(); i++)
             rows[i] = hy_load_element(data.data(), dtype, i / columns * stride + i % columns);
         device_array<unsigned char> device_data(data);
-        const struct hy_matrix w = {device_data.data, dtype, ROWS, columns, NULL, 0};
+        const struct hy_matrix w = {device_data.data, dtype, ROWS, columns, NULL, 0, false};
         check_part(widen(w, stride, part), part, rows, columns);
         check_traffic(2 * part.n_rows * columns, 4 * part.n_rows * columns);
     }
