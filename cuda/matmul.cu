@@ -40,16 +40,11 @@ static size_t panel_rows(cudaDataType_t type)
     return type == CUDA_R_32F ? PANEL_ROWS_32 : PANEL_ROWS_16;
 }
 
-static size_t round_up(size_t n, size_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 /* Elements from row to row of a panel, where they are `given` in the caller's memory, n of which
  * count: as there, if that will do. */
 static size_t panel_stride(cudaDataType_t type, size_t given, size_t n)
 {
-    return round_up(hy_max_size(given, n), HY_PRODUCT_ALIGNMENT / hy_product_element_bytes(type));
+    return hy_round_up(hy_max_size(given, n), HY_PRODUCT_ALIGNMENT / hy_product_element_bytes(type));
 }
 
 /* ------------------------------------------------------------------ panels */
@@ -107,7 +102,7 @@ static bool place_x(struct hy_device *device, const struct columns *columns, siz
         panel->x = device->x_panel.data;
     /* Whole words: a rounded row has room behind an odd number of elements. */
     size_t width = hy_is_product_of_8_bits(columns->type) ? hy_padded_row(columns->args->k)
-                                            : round_up(columns->args->k * element, 4);
+                                            : hy_round_up(columns->args->k * element, 4);
     return panel->x
            && copy_rows(device, device->x_panel.data, stride * element, from, from_bytes, width,
                         panel->n_rows);

@@ -258,7 +258,7 @@ void *hy_cuda_stage(struct hy_device *device, size_t bytes)
     if (bytes > staging->chunk_bytes - staging->used && !next_chunk(device))
         return NULL;
     void *data = staging->data + staging->current * staging->chunk_bytes + staging->used;
-    size_t padded = (bytes + STAGING_ALIGNMENT - 1) / STAGING_ALIGNMENT * STAGING_ALIGNMENT;
+    size_t padded = hy_round_up(bytes, STAGING_ALIGNMENT);
     staging->used = hy_min_size(staging->chunk_bytes, staging->used + padded);
     return data;
 }

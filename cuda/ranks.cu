@@ -32,11 +32,6 @@ struct hy_world {
     unsigned char *exchanged; /* [world_size][EXCHANGE_BYTES], pinned; NULL: alone */
 };
 
-static size_t round_up(size_t n, size_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 /* ------------------------------------------------------------------ waiting */
 
 struct patience {
@@ -364,7 +359,7 @@ static void sum_piece(struct hy_device *device, const struct hy_all_sum_args *ar
 {
     const struct hy_world *world = device->world;
     const struct hy_step *step = &device->step;
-    size_t part = round_up(n_rows * n_columns, GATHER_ALIGNMENT / sizeof(float));
+    size_t part = hy_round_up(n_rows * n_columns, GATHER_ALIGNMENT / sizeof(float));
     struct hy_pack_rows_args pack = {args->x + row * args->x_stride + column, args->x_stride,
                                      n_columns, n_rows, world->gathered + world->args.rank * part};
     struct hy_rank_sums_args sums = {world->gathered,
@@ -436,7 +431,7 @@ static bool exchange_piece(struct hy_device *device, const unsigned char *mine, 
 {
     static const char doing[] = "an exchange between ranks";
     struct hy_world *world = device->world;
-    const size_t part = round_up(hy_max_size(bytes, 1), GATHER_ALIGNMENT);
+    const size_t part = hy_round_up(hy_max_size(bytes, 1), GATHER_ALIGNMENT);
     const size_t n = world->args.world_size, own = world->args.rank * part;
     unsigned char *there = (unsigned char *)world->gathered;
     memset(world->exchanged + own, 0, part);

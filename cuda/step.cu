@@ -15,11 +15,6 @@ struct alignas(16) hy_op_header {
     size_t bytes; /* to the next header */
 };
 
-static size_t round_up(size_t n, size_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
-
 static void refuse_memory(struct hy_device *device)
 {
     hy_cuda_fail(device, HYMBA_ERROR_MEMORY, "no memory for the list of a step's work");
@@ -48,7 +43,7 @@ static unsigned char *append(struct hy_bytes *bytes, size_t n)
 void hy_cuda_record(struct hy_device *device, void (*play)(struct hy_device *, const void *op),
                     const void *op, size_t bytes)
 {
-    struct hy_op_header header = {play, round_up(sizeof header + bytes, sizeof header)};
+    struct hy_op_header header = {play, hy_round_up(sizeof header + bytes, sizeof header)};
     unsigned char *data = append(&device->step.ops, header.bytes);
     if (!data) {
         refuse_memory(device);
@@ -101,7 +96,7 @@ void *hy_cuda_record_list(struct hy_device *device, size_t bytes, uintptr_t *off
     if (end > lists->capacity && !grow_lists(device, end))
         return NULL;
     *offset = lists->used;
-    lists->used = hy_min_size(round_up(end, LIST_ALIGNMENT), lists->capacity);
+    lists->used = hy_min_size(hy_round_up(end, LIST_ALIGNMENT), lists->capacity);
     return lists->data + *offset;
 }
 

@@ -109,7 +109,7 @@ hymba_status hy_backend_reserve_matmul(struct hy_backend *backend, size_t column
     size_t bytes, per_thread;
     if (columns > SIZE_MAX / 1024)
         return hy_no_memory(error, SIZE_MAX, "the scratch memory of matrix products");
-    per_thread = (hy_matmul_scratch(columns) + HY_ALIGNMENT - 1) / HY_ALIGNMENT * HY_ALIGNMENT;
+    per_thread = hy_round_up(hy_matmul_scratch(columns), HY_ALIGNMENT);
     if (!hy_mul_size(per_thread, hy_pool_threads(backend->pool), &bytes))
         return hy_no_memory(error, SIZE_MAX, "the scratch memory of matrix products");
     backend->matmul_scratch = hy_alloc(backend->memory, bytes);

@@ -45,4 +45,10 @@ static inline size_t hy_max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* The first multiple that is not below n; n + multiple must fit. */
+static inline size_t hy_round_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
 #endif

@@ -10,6 +10,7 @@
 #ifndef HY_KERNEL_BY_ROWS_H
 #define HY_KERNEL_BY_ROWS_H
 
+#include "base/checked.h"
 #include "kernel/kernel.h"
 
 enum { HY_WEIGHT_ROWS = 16 };
@@ -26,7 +27,7 @@ static inline float hy_greatest_of_8_bits(hymba_dtype dtype)
 /* Rows that so many rows of weights take. */
 static inline size_t hy_weight_rows(size_t rows)
 {
-    return (rows + HY_WEIGHT_ROWS - 1) / HY_WEIGHT_ROWS * HY_WEIGHT_ROWS;
+    return hy_round_up(rows, HY_WEIGHT_ROWS);
 }
 
 /* Rounds a row of n elements to INT8 or FP8 and to hy_padded_row(n) bytes; returns its scale. */

@@ -18,7 +18,7 @@ struct upload {
     struct hy_plugin *plugin;
     struct hy_memory *staging;  /* whom memory is asked of while tensors are copied */
     const struct hy_plan *whole;
-    const struct hy_split *split; /* NULL: all of it is copied */
+    const struct hy_split *split;
     hymba_dtype projections;    /* what these are rounded to by rows; DEFAULT: they stay */
     struct hy_weights *weights; /* pointers to the host's, which become the device's */
     unsigned char *block;
@@ -53,7 +53,7 @@ static hymba_status move_tensor(struct upload *upload, const void **data, size_t
         status = copy_tensor(upload, *data, bytes, error);
         *data = upload->block + upload->used;
     }
-    upload->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* less than the files' sum */
+    upload->used += hy_round_up(bytes, ALIGNMENT); /* less than the files' sum */
     return status;
 }
 
@@ -106,7 +106,7 @@ static hymba_status move_rows(struct upload *upload, const struct part *part, co
         status = copy_rows(upload, part, error);
         *data = upload->block + upload->used;
     }
-    upload->used += (part->n_rows * part->row_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    upload->used += hy_round_up(part->n_rows * part->row_bytes, ALIGNMENT);
     return status;
 }
 
@@ -133,11 +133,6 @@ static hymba_status move_part(struct upload *upload, const struct hy_cut *cut,
     if (upload->plugin)
         *matrix = own;
     return status;
-}
-
-static size_t padded(size_t bytes)
-{
-    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
 /* Rounds what *own is of and copies it to where own's data and scales lie. */
@@ -167,7 +162,8 @@ static hymba_status move_rounded(struct upload *upload, const struct hy_cut *cut
 {
     struct hy_row_rounder rounder = {.block = NULL};
     struct hy_matrix own = hy_rounded_matrix(cut, upload->projections);
-    size_t n_rows = hy_weight_rows(own.rows), bytes = padded(n_rows * hy_padded_row(own.columns));
+    size_t n_rows = hy_weight_rows(own.rows);
+    size_t bytes = hy_round_up(n_rows * hy_padded_row(own.columns), ALIGNMENT);
     hymba_status status = HYMBA_OK;
     if (upload->plugin) {
         own.data = upload->block + upload->used;
@@ -179,7 +175,7 @@ static hymba_status move_rounded(struct upload *upload, const struct hy_cut *cut
         hy_row_rounder_free(&rounder, upload->staging);
         *matrix = own;
     }
-    upload->used += bytes + padded(n_rows * sizeof(float));
+    upload->used += bytes + hy_round_up(n_rows * sizeof(float), ALIGNMENT);
     return status;
 }
 
@@ -189,24 +185,13 @@ static bool is_projection(enum hy_slot slot)
            || slot == HY_SLOT_UP || slot == HY_SLOT_DOWN;
 }
 
-static struct hy_cut whole_matrix(const struct hy_matrix *matrix)
-{
-    return (struct hy_cut){
-        .rows = {.list = {{0, matrix->rows}}, .n = 1},
-        .columns = {.list = {{0, matrix->columns}}, .n = 1},
-    };
-}
-
 /* All of a tensor, or a rank's part of it. */
-static hymba_status move_slot(struct upload *upload, enum hy_slot slot, uint32_t layer,
+static hymba_status move_slot(struct upload *upload, const struct hy_cut *cut,
                               struct hy_matrix *matrix, hymba_error *error)
 {
-    if (!upload->split)
-        return move_matrix(upload, matrix, error);
-    struct hy_cut cut = hy_shard_cut(upload->whole, upload->split, slot, layer);
-    bool all = hy_ranges_count(&cut.rows) == matrix->rows
-               && hy_ranges_count(&cut.columns) == matrix->columns;
-    return all ? move_matrix(upload, matrix, error) : move_part(upload, &cut, matrix, error);
+    bool all = hy_ranges_count(&cut->rows) == matrix->rows
+               && hy_ranges_count(&cut->columns) == matrix->columns;
+    return all ? move_matrix(upload, matrix, error) : move_part(upload, cut, matrix, error);
 }
 
 static hymba_status visit(void *user, enum hy_slot slot, uint32_t layer,
@@ -214,17 +199,14 @@ static hymba_status visit(void *user, enum hy_slot slot, uint32_t layer,
 {
     struct upload *upload = user;
     struct hy_matrix *matrix = hy_weights_matrix(upload->weights, slot, layer);
-    if (upload->projections != HYMBA_DTYPE_DEFAULT && is_projection(slot)) {
-        struct hy_cut cut = upload->split
-                                ? hy_shard_cut(upload->whole, upload->split, slot, layer)
-                                : whole_matrix(matrix);
+    struct hy_cut cut = hy_shard_cut(upload->whole, upload->split, slot, layer);
+    if (upload->projections != HYMBA_DTYPE_DEFAULT && is_projection(slot))
         return move_rounded(upload, &cut, info->name, matrix, error);
-    }
     if (matrix)
-        return move_slot(upload, slot, layer, matrix, error);
+        return move_slot(upload, &cut, matrix, error);
     float **place = hy_weights_small(upload->weights, slot, layer);
     struct hy_matrix small = hy_shard_small(upload->whole, slot, layer, *place);
-    hymba_status status = move_slot(upload, slot, layer, &small, error);
+    hymba_status status = move_slot(upload, &cut, &small, error);
     if (upload->plugin)
         *place = (float *)small.data;
     return status;
@@ -318,7 +300,7 @@ static hymba_status create(hymba_model *model, struct hy_memory *memory, int ind
     if (status == HYMBA_OK)
         status = hy_plugin_open(&model->memory, index, HYMBA_COMPUTE_F32, &copy->plugin, error);
     if (status == HYMBA_OK)
-        status = fill(model, memory, shard.world_size > 1 ? &split : NULL, copy, error);
+        status = fill(model, memory, &split, copy, error);
     if (status == HYMBA_OK)
         *out = copy;
     else

@@ -22,7 +22,7 @@ struct hy_device_weights {
     size_t bytes;
 };
 
-/* Bytes of a copy of a rank's part, or of the whole where split is NULL; 0 without weights. */
+/* Bytes of a copy of a rank's part; 0 without weights. */
 uint64_t hy_device_weights_bytes(const hymba_model *model, const struct hy_split *split,
                                  hymba_dtype projections);
 

@@ -20,11 +20,6 @@ struct hy_matrix hy_rounded_matrix(const struct hy_cut *cut, hymba_dtype dtype)
     };
 }
 
-static size_t padded(size_t bytes)
-{
-    return (bytes + HY_ALIGNMENT - 1) / HY_ALIGNMENT * HY_ALIGNMENT;
-}
-
 /* Divides the block, or counts its bytes where there is none yet. */
 static size_t divide(struct hy_row_rounder *rounder, unsigned char *block)
 {
@@ -35,7 +30,7 @@ static size_t divide(struct hy_row_rounder *rounder, unsigned char *block)
                             columns * sizeof(float), hy_row_bytes(matrix->dtype, columns),
                             groups * sizeof(uint16_t)};
     void *parts[5] = {NULL};
-    for (int i = 0; i < 5; used += padded(sizes[i++]))
+    for (int i = 0; i < 5; used += hy_round_up(sizes[i++], HY_ALIGNMENT))
         parts[i] = block ? block + used : NULL;
     rounder->bytes = parts[0];
     rounder->scales = parts[1];

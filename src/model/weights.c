@@ -210,7 +210,7 @@ static void convert_small(const struct hy_tensor *tensor, enum hy_slot slot,
 /* Floats a small tensor takes in the block: rounded up so that each begins on its own line. */
 static size_t padded(uint64_t n_elements)
 {
-    return ((size_t)n_elements + 15) / 16 * 16;
+    return hy_round_up((size_t)n_elements, 16);
 }
 
 static hymba_status count_small(void *user, enum hy_slot slot, uint32_t layer,

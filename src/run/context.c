@@ -447,8 +447,7 @@ static hymba_status count_weights(const hymba_model *model, const hymba_context_
         return HYMBA_OK;
     hymba_status status = hy_shard_split(&model->plan, &model->weights, shard, &split, error);
     if (status == HYMBA_OK)
-        *bytes += hy_device_weights_bytes(model, shard.world_size > 1 ? &split : NULL,
-                                          hy_by_rows_type(params->compute));
+        *bytes += hy_device_weights_bytes(model, &split, hy_by_rows_type(params->compute));
     return status;
 }
 

@@ -35,9 +35,9 @@ static void place_heads(const struct hy_pass *pass, uint32_t index)
     if (!layer->kv_producer)
         return;
     hy_pass_probe(pass, HY_PROBE_K, (int)index, args.k, config->n_kv_heads * config->qk_head_size,
-          layer->in_rows);
+                  layer->in_rows);
     hy_pass_probe(pass, HY_PROBE_V, (int)index, args.v, config->n_kv_heads * config->v_head_size,
-          layer->in_rows);
+                  layer->in_rows);
 }
 
 /* Whether the sequences see what they saw in the layer with attention before this one. */

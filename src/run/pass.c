@@ -28,7 +28,7 @@ struct hy_rounded hy_pass_rounded_for(const struct hy_pass *pass, const struct h
     return (struct hy_rounded){
         .dtype = dtype,
         .data = dtype == HYMBA_DTYPE_F32 ? NULL : work->rounded,
-        .stride = (w->columns + 31) / 32 * 32,
+        .stride = hy_padded_row(w->columns),
         .scales = work->rounded_scales,
         .sums = w->by_rows ? NULL : work->rounded_sums,
         .group = w->group,

@@ -15,7 +15,7 @@ static size_t round_rows_up(size_t n)
 {
     size_t rows = 1;
     if (n > MOST_DOUBLED)
-        return (n + STEP - 1) / STEP * STEP;
+        return hy_round_up(n, STEP);
     while (rows < n)
         rows *= 2;
     return rows;

@@ -63,7 +63,7 @@ static size_t logits_rows(bool device, size_t rows)
 
 static size_t whole_panels(size_t rows)
 {
-    return (rows + HY_PANEL_ROWS - 1) / HY_PANEL_ROWS * HY_PANEL_ROWS;
+    return hy_round_up(rows, HY_PANEL_ROWS);
 }
 
 /* How many rows the parts of a workspace for steps of rows tokens have. */

@@ -90,7 +90,7 @@ void *hy_template_alloc(struct hy_template *template, size_t size, size_t positi
     struct hy_template_chunk *chunk = template->chunks;
     size_t rounded = HY_TEMPLATE_MAX_MEMORY; /* more than there is */
     if (size < HY_TEMPLATE_MAX_MEMORY)
-        rounded = (size + PIECE_ALIGNMENT - 1) / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
+        rounded = hy_round_up(size, PIECE_ALIGNMENT);
     if (!chunk || rounded > chunk->capacity - chunk->used)
         chunk = add_chunk(template, rounded, position);
     if (!chunk)
