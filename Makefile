@@ -308,7 +308,7 @@ check-long:
 
 # Left out: what counts or compares on whole models the launches that other tests make one by one.
 ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_group.c \
-	test_launches.c test_ranks_forward.c test_step_bytes.c) tests/model/test_shard.c,$(TESTS))
+	test_launches.c test_ranks_forward.c test_step_bytes.c),$(TESTS))
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
@@ -326,8 +326,7 @@ check-tsan:
 
 # valgrind runs some thirty times slower: only what needs no model of any size. It has no long
 # double of 80 bits, in which the reference of test_sampler_stages computes.
-VALGRIND_TESTS ?= $(filter-out tests/text/test_sampler_stages.c tests/model/test_quantise.c \
-	tests/model/test_shard.c, \
+VALGRIND_TESTS ?= $(filter-out tests/text/test_sampler_stages.c tests/model/test_quantise.c, \
 	$(filter $(foreach d,base tensor format text model state,tests/$d/%),$(TEST_SOURCES)))
 check-valgrind:
 	@.ci/setup.sh valgrind
