@@ -107,14 +107,16 @@ help:
 # Only these files may use instructions beyond the base machine; all else runs anywhere. Where
 # variables of unrolled loops live is not worth the minutes that gcc would track them.
 AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
-# Fuzzing is of what reads input; check-asan keeps the undefined-behaviour sanitizer in these files.
+# Fuzzing is of what reads input; check-asan keeps the sanitizers in these files.
 ifneq (,$(findstring fuzzer,$(EXTRA_CFLAGS)))
-AVX2_FLAGS += -fno-sanitize=undefined
-endif
-# The address sanitizer finds what these checks would, and gcc takes minutes to write them into
-# unrolled loops.
-ifneq (,$(findstring address,$(SANITIZE)))
+AVX2_FLAGS += -fno-sanitize=all
+else ifneq (,$(findstring address,$(SANITIZE)))
+# The address sanitizer finds what these checks would, and gcc takes minutes to write them, and its
+# own in place of calls, into unrolled loops.
 AVX2_FLAGS += -O1 -fno-sanitize=null,alignment,object-size
+ifeq (,$(findstring clang,$(COMPILER)))
+AVX2_FLAGS += --param asan-instrumentation-with-call-threshold=0
+endif
 endif
 AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(OBJ)/src/kernel/x86/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)

@@ -12,16 +12,7 @@
 #include "random_model.h"
 #include "support.h"
 
-enum { VOCABULARY = 150, MOST_ROWS = 60, MOST_TOKENS = 40 };
-
-/* Three key heads and three granules of feed-forward columns. */
-static const char config[] =
-    "{\"model_type\":\"hymba\",\"vocab_size\":150,\"hidden_size\":96,\"intermediate_size\":160,"
-    "\"num_hidden_layers\":3,\"num_attention_heads\":6,\"num_key_value_heads\":3,"
-    "\"num_memory_tokens\":4,\"sliding_window\":16,\"global_attn_idx\":[0],"
-    "\"kv_reuse_group\":[[1,2]],\"rms_norm_eps\":1e-06,\"rope\":true,\"rope_theta\":10000.0,"
-    "\"tie_word_embeddings\":true,\"mamba_d_state\":16,\"mamba_d_conv\":4,\"mamba_dt_rank\":6,"
-    "\"mamba_expand\":2,\"bos_token_id\":1,\"eos_token_id\":2}";
+enum { VOCABULARY = RANDOM_MODEL_VOCABULARY, MOST_ROWS = 60, MOST_TOKENS = 40 };
 
 static hymba_error error = {.struct_size = sizeof error};
 static harness_report_fail_function fail_call;
@@ -35,7 +26,7 @@ static void setup(void)
     harness_plugin_open();
     harness_plugin_find(&fail_call, HARNESS_REPORT_FAIL);
     harness_plugin_find(&count_calls, HARNESS_REPORT_CALLS);
-    model = random_model_open(config);
+    model = random_model_open(random_model_for_ranks);
     test_random_seed(11);
     for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++)
         tokens[i] = (int32_t)test_random_below(VOCABULARY);

@@ -17,15 +17,13 @@
 #include "random_model.h"
 #include "support.h"
 
-enum { VOCABULARY = 150, N_PROMPT = 19, N_STEPS = 4, MOST = 3, TIMEOUT_MS = 60000 };
-
-static const char config[] =
-    "{\"model_type\":\"hymba\",\"vocab_size\":150,\"hidden_size\":96,\"intermediate_size\":160,"
-    "\"num_hidden_layers\":3,\"num_attention_heads\":6,\"num_key_value_heads\":3,"
-    "\"num_memory_tokens\":4,\"sliding_window\":16,\"global_attn_idx\":[0],"
-    "\"kv_reuse_group\":[[1,2]],\"rms_norm_eps\":1e-06,\"rope\":true,\"rope_theta\":10000.0,"
-    "\"tie_word_embeddings\":true,\"mamba_d_state\":16,\"mamba_d_conv\":4,\"mamba_dt_rank\":6,"
-    "\"mamba_expand\":2,\"bos_token_id\":1,\"eos_token_id\":2}";
+enum {
+    VOCABULARY = RANDOM_MODEL_VOCABULARY,
+    N_PROMPT = 19,
+    N_STEPS = 4,
+    MOST = 3,
+    TIMEOUT_MS = 60000
+};
 
 struct rank {
     hymba_context_params params;
@@ -46,7 +44,7 @@ static void setup(void)
 {
     ck_assert_int_eq(setenv("HYMBA_HARNESS_DEVICES", "3", 1), 0);
     harness_plugin_open();
-    model = random_model_open(config);
+    model = random_model_open(random_model_for_ranks);
     test_random_seed(7);
     for (size_t i = 0; i < N_PROMPT; i++)
         prompt[i] = (int32_t)test_random_below(VOCABULARY);

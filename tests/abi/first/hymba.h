@@ -223,6 +223,7 @@ typedef struct hymba_model_params {
     uint32_t reserved2;      /* 0 */
 } hymba_model_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_model_params_init(hymba_model_params *params, size_t size);
 
 /*
@@ -350,6 +351,7 @@ typedef struct hymba_init_params {
     const hymba_host *host;  /* NULL: defaults; progress phase WRITE */
 } hymba_init_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_init_params_init(hymba_init_params *params, size_t size);
 
 /*
@@ -389,6 +391,7 @@ typedef struct hymba_quantize_params {
                                 QUANTIZE */
 } hymba_quantize_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_quantize_params_init(hymba_quantize_params *params, size_t size);
 
 /*
@@ -644,6 +647,7 @@ typedef struct hymba_context_params {
     const hymba_ranks *ranks; /* NULL: the whole model on one device */
 } hymba_context_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_context_params_init(hymba_context_params *params, size_t size);
 
 /*
@@ -815,6 +819,7 @@ typedef struct hymba_session_params {
     uint64_t memory_limit;      /* bytes of the session, shared blocks included; 0: none */
 } hymba_session_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_session_params_init(hymba_session_params *params, size_t size);
 
 /*
@@ -1121,6 +1126,7 @@ typedef struct hymba_sampler_params {
     void *process_user;
 } hymba_sampler_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_sampler_params_init(hymba_sampler_params *params, size_t size);
 
 /* One thread at a time. Errors: ARGUMENT (the field is named), MEMORY. host may be NULL. */
@@ -1192,6 +1198,7 @@ enum {
     HYMBA_GENERATION_LOG_PROBABILITIES = 2 /* events carry log_probability; so they do with n_top */
 };
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_generation_params_init(hymba_generation_params *params, size_t size);
 
 /*
@@ -1275,6 +1282,7 @@ typedef struct hymba_scheduler_params {
     uint32_t reserved;     /* 0 */
 } hymba_scheduler_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_scheduler_params_init(hymba_scheduler_params *params, size_t size);
 
 /*
@@ -1298,6 +1306,7 @@ typedef struct hymba_request_params {
     void *user;                                /* comes with the request's events */
 } hymba_request_params;
 
+/* Sets all of *params to the defaults and its struct_size to size. NULL is ignored. */
 HYMBA_API void hymba_request_params_init(hymba_request_params *params, size_t size);
 
 /*
