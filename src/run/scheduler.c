@@ -499,15 +499,28 @@ static void finish_step(hymba_scheduler *scheduler, struct hy_event_list *list)
     atomic_store(&scheduler->count, n_waiting + n_served);
 }
 
+/* Nobody moves in the step; whether it has an event all the same, of who needs nothing computed. */
+static bool stay(hymba_scheduler *scheduler)
+{
+    bool any = false;
+    for (size_t i = 0; i < scheduler->count; i++) {
+        scheduler->line[i]->rows = 0;
+        any |= is_due(scheduler->line[i]);
+    }
+    return any;
+}
+
 hymba_status hy_scheduler_step(hymba_scheduler *scheduler, struct hy_event_list *list,
                                hymba_error *error)
 {
+    hymba_error cause = {.struct_size = sizeof cause, .position = -1};
     if (scheduler->count == 0)
         return HYMBA_OK;
     plan_step(scheduler);
-    hymba_status status = decode(scheduler, error);
-    if (status != HYMBA_OK)
-        return status;
+    hymba_status status = decode(scheduler, &cause);
+    /* who ends without memory may give back what the others lack */
+    if (status != HYMBA_OK && (status != HYMBA_ERROR_MEMORY || !stay(scheduler)))
+        return hy_fail_again(error, &cause);
     free_ended(scheduler);
     finish_step(scheduler, list);
     return HYMBA_OK;

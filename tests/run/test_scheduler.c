@@ -615,6 +615,34 @@ START_TEST(a_snapshot_without_memory_fails_its_request_alone)
 }
 END_TEST
 
+/* A step without memory ends who was cancelled, and says so of the others when it is alone with
+ * them: a host can make room by cancelling. */
+START_TEST(a_cancelled_request_ends_without_memory)
+{
+    struct test_host host;
+    test_host_init(&host);
+    open_world("goldens/a_all_features",
+               (hymba_context_params){.n_threads = 1, .host = &host.host}, 8, 3);
+    struct scheduled *first = add_random(0, 4, 10), *second = add_random(1, 5, 10);
+    test_host_fail_at(&host, 0, true);
+    ck_assert_int_eq(schedule_step(world.scheduler, world.list, world.n, &error),
+                     HYMBA_ERROR_MEMORY);
+    hymba_scheduler_cancel(world.scheduler, second->request);
+    step_world();
+    ck_assert_int_eq(schedule_step(world.scheduler, world.list, world.n, &error),
+                     HYMBA_ERROR_MEMORY);
+    test_host_fail_at(&host, -1, false);
+    expect_end(second, HYMBA_STOP_CANCELLED, HYMBA_OK);
+    ck_assert_uint_eq(hymba_session_length(second->session), 1);
+    ck_assert_uint_eq(first->n_events, 0);
+    ck_assert_uint_eq(hymba_session_length(first->session), 0);
+    finish_world();
+    compare(first);
+    close_world();
+    test_host_check(&host);
+}
+END_TEST
+
 /* ---------------------------------------------------------------- arguments */
 
 START_TEST(arguments_are_checked)
@@ -814,6 +842,7 @@ int main(void)
     if (!test_looks_for_races()) /* one thread, many times */
         tcase_add_test(tests, an_allocation_fails_one_request_at_most);
     tcase_add_test(tests, a_snapshot_without_memory_fails_its_request_alone);
+    tcase_add_test(tests, a_cancelled_request_ends_without_memory);
     tcase_add_test(tests, arguments_are_checked);
     tcase_add_test(tests, a_sampler_is_in_one_scheduler);
     tcase_add_test(tests, too_few_events_compute_nothing);
