@@ -22,10 +22,20 @@ struct batch_options {
     struct compute_options compute;
 };
 
+struct prompt {
+    struct ids ids;
+    bool begun;     /* has a place, or is finished */
+    size_t n_known; /* tokens it had when memory was short: it begins again with room for them */
+};
+
+/* Why a request was cancelled though the user has not interrupted. */
+enum drop { DROP_NOT, DROP_BEGIN_AGAIN, DROP_FAIL };
+
 /* A prompt that is generated for; what comes of it. */
 struct place {
     size_t index;
     uint64_t request;
+    enum drop drop;
     hymba_session *session; /* NULL: the place is free */
     hymba_sampler *sampler;
     struct ids ids;
@@ -36,9 +46,15 @@ struct place {
 struct run {
     const struct batch_options *options;
     struct bytes input;
-    struct ids *prompts;
+    struct prompt *prompts;
     json_t **results;    /* of finished prompts until they are printed */
-    size_t n_prompts, n_started, n_printed, n_failed;
+    size_t n_prompts, n_begun, n_printed, n_failed;
+    size_t first_waiting; /* all prompts before this one have begun */
+    size_t limit;         /* most texts at once: --parallel, or what steps had memory for */
+    bool full;            /* no memory for a further session until a text ends */
+    bool told;            /* that memory is short */
+    size_t n_running;     /* in the last step */
+    hymba_error no_memory; /* of the last step that had none for all */
     hymba_model *model;
     hymba_tokenizer *tokenizer;
     hymba_context *context;
@@ -58,6 +74,8 @@ static void describe(struct option_set *set, struct batch_options *options)
                   "a line for each, in the order of the prompts: index (from 0), text, ids,\n"
                   "prompt_tokens, stop, seed; or index and error. Then one line of figures on\n"
                   "stderr.\n"
+                  "Where memory is short fewer texts are under way at once, as one line on stderr\n"
+                  "tells; only a text that does not fit alone fails for it.\n"
                   "Ctrl-C ends all texts in order, with exit status 130.");
     option_text(set, 'm', "model", "DIR", &options->model, "model directory (default: demo model)");
     option_text(set, 'f', "file", "FILE", &options->file,
@@ -88,7 +106,7 @@ static int encode_prompt(struct run *run, const char *text, size_t length, size_
 {
     char name[64];
     uint32_t flags = run->options->special ? HYMBA_ENCODE_SPECIAL : 0;
-    struct ids *ids = &run->prompts[run->n_prompts];
+    struct ids *ids = &run->prompts[run->n_prompts].ids;
     if (hymba_tokenizer_adds_bos(run->tokenizer))
         flags |= HYMBA_ENCODE_BOS;
     snprintf(name, sizeof name, "line %zu", number);
@@ -179,8 +197,8 @@ static json_t *describe_text(const struct run *run, const struct place *place, i
     return json_pack("{s:I, s:o, s:o, s:I, s:s, s:I}", "index", (json_int_t)place->index, "text",
                      json_text(place->text.data ? place->text.data : "", place->text.size), "ids",
                      ids_to_json(&place->ids), "prompt_tokens",
-                     (json_int_t)run->prompts[place->index].count, "stop", hymba_stop_name(stop),
-                     "seed", (json_int_t)seed_of(run, place->index));
+                     (json_int_t)run->prompts[place->index].ids.count, "stop",
+                     hymba_stop_name(stop), "seed", (json_int_t)seed_of(run, place->index));
 }
 
 static void clear_place(struct place *place)
@@ -214,6 +232,50 @@ static int end_failed(struct run *run, struct place *place, const char *message)
     return print_results(run, index);
 }
 
+/* Tells the user, the first time. */
+static void tell_memory_is_short(struct run *run, size_t n_running)
+{
+    if (!run->told && !output_is_silent()) {
+        progress_end();
+        fprintf(stderr, "memory is short for --parallel %zu: %zu run at once, the others wait\n",
+                (size_t)run->options->parallel, n_running);
+        progress_begin("generating", "texts");
+    }
+    run->told = true;
+}
+
+/* The place's prompt is as if it had not begun. */
+static void give_back(struct run *run, struct place *place)
+{
+    struct prompt *prompt = &run->prompts[place->index];
+    prompt->begun = false;
+    if (place->ids.count > prompt->n_known)
+        prompt->n_known = place->ids.count;
+    if (place->index < run->first_waiting)
+        run->first_waiting = place->index;
+    run->n_begun--;
+    run->n_generated -= place->ids.count;
+    clear_place(place);
+}
+
+/* A step had no memory for the text beside others. From then on one fewer may run than did: so this
+ * has an end. */
+static void begin_again_later(struct run *run, struct place *place)
+{
+    run->limit = run->n_running - 1;
+    tell_memory_is_short(run, run->limit);
+    give_back(run, place);
+}
+
+static bool is_to_begin_again(const struct run *run, const struct place *place,
+                              const hymba_request_event *event)
+{
+    bool lacks_memory =
+        event->kind == HYMBA_EVENT_FAILED && event->status == HYMBA_ERROR_MEMORY;
+    return !run->stopping && (place->drop == DROP_BEGIN_AGAIN ||
+                              (lacks_memory && run->n_running > 1));
+}
+
 static int take_event(struct run *run, const hymba_request_event *event)
 {
     struct place *place = event->user;
@@ -225,6 +287,13 @@ static int take_event(struct run *run, const hymba_request_event *event)
     add_text(place, event->text, event->length);
     if (event->kind == HYMBA_EVENT_TOKEN)
         return STATUS_OK;
+    run->full = false;
+    if (is_to_begin_again(run, place, event)) {
+        begin_again_later(run, place);
+        return STATUS_OK;
+    }
+    if (place->drop == DROP_FAIL)
+        return end_failed(run, place, run->no_memory.message);
     if (event->kind == HYMBA_EVENT_FAILED)
         return end_failed(run, place, event->message);
     run->results[index] = need_json(describe_text(run, place, event->stop));
@@ -238,7 +307,7 @@ static int create_primed_sampler(struct run *run, struct place *place)
 {
     hymba_error error;
     struct sampling_options sampling = run->options->sampling;
-    const struct ids *prompt = &run->prompts[place->index];
+    const struct ids *prompt = &run->prompts[place->index].ids;
     hymba_error_init(&error, sizeof error);
     sampling.seed = seed_of(run, place->index);
     int status = create_sampler(&sampling, run->tokenizer, &place->sampler);
@@ -250,14 +319,22 @@ static int create_primed_sampler(struct run *run, struct place *place)
     return status;
 }
 
-static int add_request(struct run *run, struct place *place)
+/* Room for the whole prompt is made at once: better no session than one that lacks it later. */
+static hymba_status create_session(struct run *run, struct place *place, hymba_error *error)
+{
+    const struct prompt *prompt = &run->prompts[place->index];
+    hymba_session_params params;
+    hymba_session_params_init(&params, sizeof params);
+    params.reserve_tokens = prompt->ids.count + prompt->n_known;
+    return hymba_session_create(run->context, &params, &place->session, error);
+}
+
+static hymba_status add_request(struct run *run, struct place *place, hymba_error *error)
 {
     const struct batch_options *options = run->options;
-    const struct ids *prompt = &run->prompts[place->index];
-    hymba_error error;
+    const struct ids *prompt = &run->prompts[place->index].ids;
     hymba_generation_params limits;
     hymba_request_params params;
-    hymba_error_init(&error, sizeof error);
     hymba_generation_params_init(&limits, sizeof limits);
     hymba_request_params_init(&params, sizeof params);
     limits.max_tokens = options->count;
@@ -267,41 +344,72 @@ static int add_request(struct run *run, struct place *place)
     params.tokenizer = run->tokenizer;
     params.generation = &limits;
     params.user = place;
-    hymba_status status =
-        hymba_scheduler_add(run->scheduler, place->session, place->sampler, prompt->items,
-                            prompt->count, &params, &place->request, &error);
-    return status == HYMBA_OK ? STATUS_OK : end_failed(run, place, error.message);
+    return hymba_scheduler_add(run->scheduler, place->session, place->sampler, prompt->items,
+                               prompt->count, &params, &place->request, error);
 }
 
-/* The next prompt takes the place; *full: not before a text has ended, whose memory it needs. */
-static int start_prompt(struct run *run, struct place *place, bool *full)
+/* The place is the first waiting prompt's. */
+static void take_prompt(struct run *run, struct place *place)
+{
+    while (run->prompts[run->first_waiting].begun)
+        run->first_waiting++;
+    place->index = run->first_waiting;
+    run->prompts[place->index].begun = true;
+    run->n_begun++;
+}
+
+/* Begins a prompt. If memory is short beside others it waits on, for a text to end. */
+static int start_prompt(struct run *run, struct place *place)
 {
     hymba_error error;
+    int status = STATUS_OK;
+    size_t n_running = hymba_scheduler_count(run->scheduler);
+    bool generates = run->options->count > 0; /* to the library 0 means no limit */
     hymba_error_init(&error, sizeof error);
-    place->index = run->n_started++;
-    hymba_status result = hymba_session_create(run->context, NULL, &place->session, &error);
-    if (result == HYMBA_ERROR_MEMORY && hymba_scheduler_count(run->scheduler) > 0) {
-        run->n_started--;
-        *full = true;
+    take_prompt(run, place);
+    hymba_status result = create_session(run, place, &error);
+    if (result == HYMBA_OK && generates)
+        status = create_primed_sampler(run, place);
+    if (status != STATUS_OK)
+        return status;
+    if (result == HYMBA_OK)
+        result = add_request(run, place, &error);
+    if (result == HYMBA_ERROR_MEMORY && n_running > 0) {
+        run->full = true;
+        tell_memory_is_short(run, n_running);
+        give_back(run, place);
         return STATUS_OK;
     }
-    if (result != HYMBA_OK)
-        return end_failed(run, place, error.message);
-    int status = STATUS_OK;
-    if (run->options->count > 0) /* to the library 0 means no limit: then the prompt only */
-        status = create_primed_sampler(run, place);
-    return status == STATUS_OK ? add_request(run, place) : status;
+    return result == HYMBA_OK ? STATUS_OK : end_failed(run, place, error.message);
 }
 
 static int fill_places(struct run *run)
 {
     int status = STATUS_OK;
-    bool full = false;
     for (size_t i = 0; i < run->options->parallel; i++)
-        while (status == STATUS_OK && !full && !run->places[i].session &&
-               run->n_started < run->n_prompts)
-            status = start_prompt(run, &run->places[i], &full);
+        while (status == STATUS_OK && !run->full && !run->places[i].session &&
+               run->n_begun < run->n_prompts &&
+               hymba_scheduler_count(run->scheduler) < run->limit)
+            status = start_prompt(run, &run->places[i]);
     return status;
+}
+
+/* The step had no memory for all. The youngest text is cancelled, which the next step does whether
+ * it has memory or not; the older ones have got further. */
+static int drop_youngest(struct run *run, const hymba_error *error)
+{
+    struct place *youngest = NULL;
+    for (size_t i = 0; i < run->options->parallel; i++) {
+        struct place *place = &run->places[i];
+        if (place->session && !place->drop && (!youngest || place->request > youngest->request))
+            youngest = place;
+    }
+    if (!youngest)
+        return fail_library(NULL, error->status, error);
+    youngest->drop = run->n_running > 1 ? DROP_BEGIN_AGAIN : DROP_FAIL;
+    run->no_memory = *error;
+    hymba_scheduler_cancel(run->scheduler, youngest->request);
+    return STATUS_OK;
 }
 
 static int step(struct run *run)
@@ -310,11 +418,14 @@ static int step(struct run *run)
     size_t n_events;
     int status = STATUS_OK;
     hymba_error_init(&error, sizeof error);
+    run->n_running = hymba_scheduler_count(run->scheduler);
     hymba_status result =
         hymba_scheduler_step(run->scheduler, run->events, sizeof *run->events,
                              run->options->parallel, &n_events, &error);
     if (result == HYMBA_ERROR_CANCELLED && interrupted())
         return STATUS_OK; /* the step is given up, the texts end with the next one */
+    if (result == HYMBA_ERROR_MEMORY)
+        return drop_youngest(run, &error);
     if (result != HYMBA_OK)
         return fail_library(NULL, result, &error);
     for (size_t i = 0; i < n_events && status == STATUS_OK; i++)
@@ -342,7 +453,7 @@ static int run_all(struct run *run)
             stop_all(run);
         if (!run->stopping)
             status = fill_places(run);
-        n_done = run->n_started - hymba_scheduler_count(run->scheduler);
+        n_done = run->n_begun - hymba_scheduler_count(run->scheduler);
         progress_step(n_done, run->n_prompts);
         if (hymba_scheduler_count(run->scheduler) == 0 || status != STATUS_OK)
             break;
@@ -363,6 +474,7 @@ static int create_scheduler(struct run *run)
     hymba_error_init(&error, sizeof error);
     hymba_scheduler_params_init(&params, sizeof params);
     params.max_requests = (uint32_t)options->parallel;
+    run->limit = options->parallel;
     run->places = take_memory(options->parallel, sizeof *run->places);
     run->events = take_memory(options->parallel, sizeof *run->events);
     memset(run->places, 0, options->parallel * sizeof *run->places);
@@ -411,7 +523,7 @@ static void release(struct run *run)
     for (size_t i = 0; run->places && i < run->options->parallel; i++)
         clear_place(&run->places[i]);
     for (size_t i = 0; i < run->n_prompts; i++) {
-        ids_free(&run->prompts[i]);
+        ids_free(&run->prompts[i].ids);
         json_decref(run->results[i]);
     }
     hymba_context_release(run->context);

@@ -34,6 +34,9 @@ void add_compute_options(struct option_set *set, struct compute_options *compute
                   "type of cached keys and values (default: f32)");
     option_choice(set, 0, "state-type", "f32|f16|bf16", &compute->state_type,
                   "type of SSM and convolution state (default: f32)");
+    option_integer(set, 0, "memory-limit", &compute->memory_limit, 1, UINT64_MAX,
+                   "most bytes of working memory and texts together; the\n"
+                   "model's are not counted (default: no limit)");
 }
 
 void fill_context_params(const struct compute_options *compute, hymba_context_params *params)
@@ -45,6 +48,7 @@ void fill_context_params(const struct compute_options *compute, hymba_context_pa
     params->compute = hymba_compute_from_name(compute->compute);
     params->cache_type = hymba_dtype_from_name(compute->cache_type);
     params->state_type = hymba_dtype_from_name(compute->state_type);
+    params->memory_limit = compute->memory_limit;
     params->ranks = compute->ranks.ranks.struct_size > 0 ? &compute->ranks.ranks : NULL;
 }
 

@@ -21,13 +21,15 @@ struct compute_options {
     const char *cache_type;
     const char *state_type;
     const char *quantize;
+    uint64_t memory_limit; /* 0: none */
     struct rank_options ranks;
 };
 
 /* Adds --threads alone, for verbs that make no context. */
 void add_threads_option(struct option_set *set, struct compute_options *compute);
 
-/* Adds --quantize, --threads, --device, --cpu, --cache-type and --state-type. */
+/* Adds --quantize, --threads, --device, --cpu, --compute, --cache-type, --state-type and
+ * --memory-limit. */
 void add_compute_options(struct option_set *set, struct compute_options *compute);
 
 /* The options as the library's parameters, which point to compute's. */

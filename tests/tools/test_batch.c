@@ -138,10 +138,144 @@ START_TEST(limits_and_stops)
 }
 END_TEST
 
+/* ------------------------------------------------------------------- memory */
+
+static const char short_of_memory[] = "memory is short for --parallel ";
+
+static struct result run_limited(const char *input, const char *options, size_t limit)
+{
+    char line[256];
+    snprintf(line, sizeof line, "batch %s --memory-limit %zu", options, limit);
+    return run_input(input, line);
+}
+
+/* The smallest limit, to 64 bytes, with which one short text fits alone. */
+static size_t smallest_limit(void)
+{
+    size_t too_little = 1 << 20, enough = 1 << 25;
+    while (enough - too_little > 64) {
+        size_t middle = too_little + (enough - too_little) / 2;
+        struct result result = run_limited("Lily and Tom\n", "-n 2", middle);
+        *(result.status == 0 ? &enough : &too_little) = middle;
+        free_result(&result);
+    }
+    return enough;
+}
+
+/* Five texts, four of which come to need a second block of 256 tokens. */
+static void write_long_prompts(char *text, size_t size)
+{
+    static const char *const begins[] = {"Once upon a time, ", "One day, ", "Tom said: ",
+                                         "Lily and Tom\n", "Max "};
+    size_t used = 0;
+    for (int i = 0; i < 5; i++) {
+        used += (size_t)snprintf(text + used, size - used, "%s", begins[i]);
+        for (int k = 0; i != 3 && k < 18; k++)
+            used += (size_t)snprintf(text + used, size - used, "%s",
+                                     "The little dog was very happy and ran to the big tree. ");
+        if (i != 3)
+            used += (size_t)snprintf(text + used, size - used, "\n");
+    }
+    ck_assert_uint_lt(used, size);
+}
+
+/* Both end with the same line of figures, but for the speed. Whether another stands before it. */
+static bool compare_figures(const char *errors, const char *expected)
+{
+    const char *figures = errors, *end = strstr(expected, " generated tokens");
+    bool told = strncmp(errors, short_of_memory, strlen(short_of_memory)) == 0;
+    ck_assert_ptr_nonnull(end);
+    if (told) {
+        figures = strchr(errors, '\n') + 1;
+        ck_assert_ptr_null(strstr(figures, short_of_memory));
+    }
+    ck_assert_msg(strncmp(figures, expected, (size_t)(end - expected)) == 0, "%s", errors);
+    ck_assert_ptr_eq(strchr(figures, '\n') + 1, figures + strlen(figures));
+    return told;
+}
+
+/* Whatever memory lacks for at whatever moment, session, block or step: all texts come, as if
+ * there were enough. */
+START_TEST(texts_wait_where_memory_is_short)
+{
+    char input[8192];
+    int n_told = 0;
+    bool told = true;
+    write_long_prompts(input, sizeof input);
+    struct result expected = run_well(input, "batch -n 30 --seed 3 --parallel 4");
+    /* the smallest has one block, a text of two fits alone */
+    for (size_t limit = smallest_limit() + (3 << 19); told; limit += 1 << 19) {
+        struct result result = run_limited(input, "-n 30 --seed 3 --parallel 4", limit);
+        ck_assert_msg(result.status == 0, "limit %zu: %s", limit, result.err);
+        ck_assert_str_eq(result.out, expected.out);
+        told = compare_figures(result.err, expected.err);
+        n_told += told;
+        free_result(&result);
+    }
+    ck_assert_int_ge(n_told, 8);
+    free_result(&expected);
+}
+END_TEST
+
+static void expect_no_memory(char *line, int index)
+{
+    json_t *object = parse_json(line);
+    ck_assert_int_eq(integer_of(object, "index"), index);
+    ck_assert_ptr_nonnull(strstr(string_of(object, "error"), "no memory for "));
+    json_decref(object);
+}
+
+START_TEST(a_text_that_does_not_fit_alone_fails_alone)
+{
+    char input[8192] = "Once upon a time\n";
+    size_t limit = smallest_limit() + (1 << 16); /* what was allocated for one text stays */
+    for (int i = 0; i < 30; i++) /* two blocks */
+        strcat(input, "The little dog was very happy and ran to the big tree. ");
+    strcat(input, "\nLily and Tom\n");
+    struct result expected = run_well(input, "batch -n 5 --seed 3");
+    struct result result = run_limited(input, "-n 5 --seed 3", limit);
+    ck_assert_int_eq(result.status, 1);
+    ck_assert_ptr_nonnull(strstr(result.err, "hymba: 1 of 3 prompts failed"));
+    char *line = result.out, *wanted = expected.out;
+    for (int i = 0; i < 3; i++) {
+        char *next = cut_line(line), *next_wanted = cut_line(wanted);
+        if (i == 1)
+            expect_no_memory(line, i);
+        else
+            ck_assert_str_eq(line, wanted);
+        line = next;
+        wanted = next_wanted;
+    }
+    ck_assert_str_eq(line, "");
+    free_result(&result);
+    free_result(&expected);
+}
+END_TEST
+
+/* From the lists of the step that come last down to what a session needs: each lack is told of the
+ * text that it stops, and the next text is tried. */
+START_TEST(no_lack_of_memory_ends_the_command)
+{
+    size_t enough = smallest_limit();
+    for (size_t less = 64; less < 32768; less *= 2) {
+        struct result result = run_limited("Lily and Tom\nLily and Tom\n", "-n 2", enough - less);
+        ck_assert_int_eq(result.status, 1);
+        char *second = cut_line(result.out);
+        ck_assert_str_eq(cut_line(second), "");
+        expect_no_memory(result.out, 0);
+        expect_no_memory(second, 1);
+        ck_assert_ptr_nonnull(strstr(result.err, "hymba: 2 of 2 prompts failed"));
+        free_result(&result);
+    }
+}
+END_TEST
+
 START_TEST(wrong_usage_and_input)
 {
     check_refused(2, "", "--token-budget", "batch --token-budget 0");
     check_refused(2, "", "--parallel", "batch --parallel 0");
+    check_refused(2, "", "--memory-limit", "batch --memory-limit 0");
+    check_refused(1, "a", "no memory for ", "batch --memory-limit 1000");
     check_refused(2, "", "--stop", "batch --stop ''");
     check_refused(1, "", "no/such/file", "batch -f no/such/file");
     check_refused(1, "", "no/such/model", "batch -m no/such/model");
@@ -195,6 +329,9 @@ int main(void)
         prompts_may_be_json,
         unordered_texts_come_when_they_are_finished,
         limits_and_stops,
+        texts_wait_where_memory_is_short,
+        a_text_that_does_not_fit_alone_fails_alone,
+        no_lack_of_memory_ends_the_command,
         wrong_usage_and_input,
         an_interrupt_ends_all_texts,
     };
