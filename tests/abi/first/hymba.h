@@ -1355,7 +1355,8 @@ typedef struct hymba_request_event {
  * left it, which may be before the last token that its events gave.
  *
  * Errors: ARGUMENT, BUFFER, BUSY; MEMORY, CANCELLED (hymba_context_cancel): no request has moved,
- * and the step may be repeated; DEVICE. Threads: the context's.
+ * and the step may be repeated; DEVICE. A step without memory that has events of requests which
+ * need nothing computed, as cancelled ones, gives these and no error. Threads: the context's.
  */
 HYMBA_API hymba_status hymba_scheduler_step(hymba_scheduler *scheduler,
                                             hymba_request_event *events, size_t event_size,
