@@ -209,6 +209,7 @@ $(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
 		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
+$(addprefix $(OBJ)/tests/backend/test_device_,failures speed weights) \
 $(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler \
 	test_group test_ranks): \
 	| $(TEST_PLUGIN)
@@ -274,7 +275,8 @@ SLOW_TESTS := $(addprefix tests/,cuda/check_nvcc.sh cuda/check_models.sh cuda/te
 	cuda/test_ranks_forward cuda/test_ranks cuda/test_group cuda/test_launches \
 	cuda/test_step_bytes languages/check_examples.sh run/test_batch \
 	run/test_golden run/test_oracle run/test_calibrate fault/test_faults backend/test_device \
-	model/test_quantise hostile/test_memory_limits threads/test_cancel)
+	backend/test_device_failures model/test_quantise hostile/test_memory_limits \
+	threads/test_cancel)
 
 # Unit tests need the internal archive alone; all others, and all scripts, may look at the products.
 UNIT := $(foreach stage,base tensor format kernel text backend model state run cuda, \

@@ -59,3 +59,28 @@ hymba_context *guarded_context(hymba_model *model, hymba_context_params params, 
     test_status(hymba_context_create(model, &params, &context, &error), HYMBA_OK, error);
     return context;
 }
+
+void guarded_quantise(struct golden *golden, hymba_dtype type)
+{
+    hymba_error error = {.struct_size = sizeof error};
+    hymba_model_params params = {.struct_size = sizeof params, .quantize = type};
+    hymba_model *quantised;
+    if (type == HYMBA_DTYPE_DEFAULT)
+        return;
+    test_status(hymba_model_open(test_data(golden->name), &params, &quantised, &error), HYMBA_OK,
+                error);
+    hymba_model_release(golden->model);
+    golden->model = quantised;
+}
+
+int32_t guarded_take_piece(void *user, const void *data, size_t size)
+{
+    struct guarded_saved *saved = user;
+    while (saved->size + size > saved->capacity) {
+        saved->capacity = 2 * saved->capacity + 4096;
+        saved->data = realloc(saved->data, saved->capacity);
+    }
+    memcpy(saved->data + saved->size, data, size);
+    saved->size += size;
+    return 0;
+}

@@ -2,6 +2,7 @@
 #ifndef TEST_GUARDED_WORLD_H
 #define TEST_GUARDED_WORLD_H
 
+#include "golden.h"
 #include "guarded_device.h"
 
 extern struct guarded_control *guarded; /* the plug-in's, between the two */
@@ -14,5 +15,15 @@ void guarded_end(void);
 /* With the generic kernels; on the device, or with "cpu" on the CPU. */
 hymba_context *guarded_context(hymba_model *model, hymba_context_params params,
                                const char *device);
+
+/* The golden's model in its place with quantised weights; DEFAULT: as it is. */
+void guarded_quantise(struct golden *golden, hymba_dtype type);
+
+/* A session's saved state, from malloc, and what takes the pieces of it. */
+struct guarded_saved {
+    unsigned char *data;
+    size_t size, capacity;
+};
+int32_t guarded_take_piece(void *user, const void *data, size_t size);
 
 #endif
