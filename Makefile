@@ -227,8 +227,9 @@ CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
 HARNESS_SOURCES := $(filter-out $(HARNESS_TESTS) tests/cuda/check_cuda.cpp, \
 	$(sort $(wildcard tests/cuda/*.cpp))) $(CUDA_SOURCES)
 harness_objects = $(patsubst %.cu,$(OBJ)/%.o,$(patsubst %.cpp,$(OBJ)/%.o,$(1)))
-CHECK_CUDA := tests/cuda/check_cuda.cpp tests/cuda/compare_ops.cpp tests/cuda/compare_step.cpp \
-	tests/cuda/compare_8bit.cpp tests/cuda/compare_ranks.cpp
+CHECK_CUDA := $(addprefix tests/cuda/,check_cuda.cpp compare_ops.cpp compare_bench.cpp \
+	compare_copies.cpp compare_rows.cpp compare_products.cpp compare_states.cpp \
+	compare_attention.cpp compare_sample.cpp compare_8bit.cpp compare_step.cpp compare_ranks.cpp)
 HARNESS := $(OBJ)/tests/libcuda-harness.a
 compile_harness = $(HARNESS_CXX) $(HARNESS_INCLUDES) $(HARNESS_FLAGS) $(CPPFLAGS) $(CFLAGS) \
 	-MMD -MP
