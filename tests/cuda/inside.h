@@ -20,7 +20,7 @@ void harness_report(enum harness_fault fault, const char *format, ...)
 void harness_run_kernel(const char *name, dim3 grid, unsigned threads, size_t shared_bytes,
                         const std::function<void()> &body);
 
-/* The checks of kernel.cpp forget what was; so does the record of launches. */
+/* Forgets the record of launches; the faults. */
 void harness_forget_launches();
 void harness_forget_faults();
 
