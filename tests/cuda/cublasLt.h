@@ -1,7 +1,7 @@
 /*
  * A stand-in for cuBLASLt's header: the part that multiplies dense matrices of f32, bf16, f16 and
  * fp8 with f32 sums and of int8 with int32 sums, with the names, numbers and meaning of the real
- * interface. cublasLt.cpp says what it checks.
+ * interface. blas_problems.cpp says what it checks.
  */
 #ifndef HYMBA_TEST_CUBLASLT_H
 #define HYMBA_TEST_CUBLASLT_H
