@@ -211,7 +211,7 @@ $(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
 		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
 $(addprefix $(OBJ)/tests/backend/test_device_,failures speed weights) \
 $(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler \
-	test_group test_ranks): \
+	test_group test_group_sessions test_ranks): \
 	| $(TEST_PLUGIN)
 
 # The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of

@@ -124,25 +124,40 @@ void hy_store_get(struct hy_plugin *plugin, void *host, const void *from, size_t
     copy(plugin, HY_COPY_TO_HOST, host, from, bytes);
 }
 
+static void queue_rows(struct hy_plugin *plugin, const struct hy_copy_args *args)
+{
+    if (args->n_rows > 0 && is_usable(plugin, args->width))
+        queue_copy(plugin, args);
+}
+
 void hy_store_copy_rows(struct hy_plugin *plugin, void *to, size_t to_stride, const void *from,
                         size_t from_stride, size_t width, size_t n_rows)
 {
     struct hy_copy_args args = {
-        .kind = HY_COPY_WITHIN,
-        .to = to,
-        .to_stride = to_stride,
-        .from = from,
-        .from_stride = from_stride,
-        .width = width,
-        .n_rows = n_rows,
-    };
-    if (!plugin) {
-        for (size_t i = 0; i < n_rows; i++)
-            memcpy((unsigned char *)to + i * to_stride,
-                   (const unsigned char *)from + i * from_stride, width);
-    } else if (n_rows > 0 && is_usable(plugin, width)) {
-        queue_copy(plugin, &args);
+        HY_COPY_WITHIN, to, to_stride, from, from_stride, width, n_rows};
+    if (plugin) {
+        queue_rows(plugin, &args);
+        return;
     }
+    for (size_t i = 0; i < n_rows; i++)
+        memcpy((unsigned char *)to + i * to_stride, (const unsigned char *)from + i * from_stride,
+               width);
+}
+
+void hy_store_put_rows(struct hy_plugin *plugin, void *to, size_t to_stride, const void *host,
+                       size_t host_stride, size_t width, size_t n_rows)
+{
+    struct hy_copy_args args = {
+        HY_COPY_TO_DEVICE, to, to_stride, host, host_stride, width, n_rows};
+    queue_rows(plugin, &args);
+}
+
+void hy_store_get_rows(struct hy_plugin *plugin, void *host, size_t host_stride, const void *from,
+                       size_t from_stride, size_t width, size_t n_rows)
+{
+    struct hy_copy_args args = {
+        HY_COPY_TO_HOST, host, host_stride, from, from_stride, width, n_rows};
+    queue_rows(plugin, &args);
 }
 
 static void convert(struct hy_plugin *plugin, const void *x, hymba_dtype x_dtype, void *y,

@@ -38,6 +38,12 @@ void hy_store_put(struct hy_plugin *plugin, void *to, const void *host, size_t b
 /* To the host, where it is after hy_store_finish. */
 void hy_store_get(struct hy_plugin *plugin, void *host, const void *from, size_t bytes);
 
+/* The same of n_rows rows of width bytes; strides in bytes. plugin is not NULL. */
+void hy_store_put_rows(struct hy_plugin *plugin, void *to, size_t to_stride, const void *host,
+                       size_t host_stride, size_t width, size_t n_rows);
+void hy_store_get_rows(struct hy_plugin *plugin, void *host, size_t host_stride, const void *from,
+                       size_t from_stride, size_t width, size_t n_rows);
+
 /* n elements of a float type, from and to f32. */
 void hy_store_to_f32(struct hy_plugin *plugin, const void *from, hymba_dtype dtype, float *to,
                      size_t n);

@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "run/decode.h"
+#include "run/saved_parts.h"
 
 static size_t vocabulary_of(const hymba_session *session)
 {
@@ -327,6 +328,7 @@ void hy_session_describe(const hymba_session *session, hymba_session_info *info)
     uint64_t shared, blocks = hy_state_block_bytes(state, &shared);
     bool slides = session->limit_policy == HYMBA_LIMIT_SLIDE && session->max_tokens > 0 &&
                   session->n_tokens > session->max_tokens;
+    bool can_save = hy_saved_check_ranks(session->context, NULL) == HYMBA_OK;
     *info = (hymba_session_info){
         .length = session->n_tokens,
         .max_tokens = session->max_tokens,
@@ -338,7 +340,7 @@ void hy_session_describe(const hymba_session *session, hymba_session_info *info)
                         snapshot_block_bytes(session),
         .shared_bytes = shared,
         .capabilities = HYMBA_CAN_FORK | HYMBA_CAN_SNAPSHOT | HYMBA_CAN_SLIDE |
-                        (session->context->ranks.world_size == 1 ? HYMBA_CAN_SAVE : 0) |
+                        (can_save ? HYMBA_CAN_SAVE : 0) |
                         (state->layout->rewind_tokens > 0 ? HYMBA_CAN_REWIND_STEPS : 0),
         .limit_policy = session->limit_policy,
     };

@@ -5,11 +5,6 @@
 #include "run/branch.h"
 #include "run/group.h"
 
-static hymba_session *of_rank(hymba_session *session, uint32_t rank)
-{
-    return rank == 0 ? session : session->peers[rank - 1];
-}
-
 /* Sessions that are being made, one for each rank; NULL: not yet. */
 struct made {
     hymba_context *context;
@@ -17,36 +12,33 @@ struct made {
     hymba_session *sessions[HY_MAX_DEVICES];
 };
 
-static void drop_made(const struct made *made)
+hymba_status hy_group_join_sessions(hymba_session *const *sessions, uint32_t n,
+                                    hymba_error *error)
 {
-    for (uint32_t rank = 0; rank < made->n; rank++)
-        hy_session_release(made->sessions[rank]);
-}
-
-/* All of them as one session: rank 0's, with its peers. On failure none is left. */
-static hymba_status join_made(const struct made *made, hymba_session **out, hymba_error *error)
-{
-    hymba_session *first = made->sessions[0];
-    if (made->n > 1) {
-        struct hy_memory own = {.host = first->memory->host};
-        first->peers = hy_alloc_array(&own, made->n - 1, sizeof *first->peers);
-        if (!first->peers) {
-            drop_made(made);
-            return hy_no_memory(error, made->n * sizeof *first->peers, "a session's peers");
-        }
-        memcpy(first->peers, made->sessions + 1, (made->n - 1) * sizeof *first->peers);
-    }
-    first->n_peers = made->n - 1;
-    *out = first;
+    hymba_session *first = sessions[0];
+    struct hy_memory own = {.host = first->memory->host};
+    if (n == 1)
+        return HYMBA_OK;
+    first->peers = hy_alloc_array(&own, n - 1, sizeof *first->peers);
+    if (!first->peers)
+        return hy_no_memory(error, n * sizeof *first->peers, "a session's peers");
+    memcpy(first->peers, sessions + 1, (n - 1) * sizeof *first->peers);
+    first->n_peers = n - 1;
     return HYMBA_OK;
 }
 
+/* All of them as one session. On failure none is left. */
 static hymba_status finish_made(const struct made *made, hymba_status status, hymba_session **out,
                                 hymba_error *error)
 {
     if (status == HYMBA_OK)
-        return join_made(made, out, error);
-    drop_made(made);
+        status = hy_group_join_sessions(made->sessions, made->n, error);
+    if (status == HYMBA_OK) {
+        *out = made->sessions[0];
+        return HYMBA_OK;
+    }
+    for (uint32_t rank = 0; rank < made->n; rank++)
+        hy_session_release(made->sessions[rank]);
     return status;
 }
 
@@ -94,15 +86,16 @@ hymba_status hy_group_create_session(hymba_context *context, const hymba_session
 void hy_group_reset(hymba_session *session)
 {
     for (uint32_t rank = 0; rank <= session->n_peers; rank++)
-        hy_session_reset(of_rank(session, rank));
+        hy_session_reset(hy_session_of_rank(session, rank));
 }
 
 hymba_status hy_group_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error)
 {
     hymba_status status = HYMBA_OK;
-    for (uint32_t rank = 0; status == HYMBA_OK && rank <= session->n_peers; rank++)
-        status = hy_group_name(session->context, rank,
-                               hy_session_reserve(of_rank(session, rank), n_tokens, error), error);
+    for (uint32_t rank = 0; status == HYMBA_OK && rank <= session->n_peers; rank++) {
+        status = hy_session_reserve(hy_session_of_rank(session, rank), n_tokens, error);
+        status = hy_group_name(session->context, rank, status, error);
+    }
     return status;
 }
 
@@ -116,7 +109,7 @@ hymba_status hy_group_fork(hymba_session *session, hymba_session **fork, hymba_r
     hymba_status status = HYMBA_OK;
     *fork = NULL;
     for (uint32_t rank = 0; status == HYMBA_OK && rank < made.n; rank++) {
-        status = hy_session_fork(of_rank(session, rank), &made.sessions[rank],
+        status = hy_session_fork(hy_session_of_rank(session, rank), &made.sessions[rank],
                                  rank == 0 ? info : &others, error);
         status = hy_group_name(session->context, rank, status, error);
     }
@@ -128,7 +121,7 @@ static void mirror_snapshots(hymba_session *session)
 {
     const struct hy_snapshot_list *first = &session->snapshots;
     for (uint32_t rank = 1; rank <= session->n_peers; rank++) {
-        struct hy_snapshot_list *list = &of_rank(session, rank)->snapshots;
+        struct hy_snapshot_list *list = &hy_session_of_rank(session, rank)->snapshots;
         for (size_t i = 0; list->count > first->count && i < list->count;) {
             if (i < first->count && list->items[i]->length == first->items[i]->length)
                 i++;
@@ -145,14 +138,15 @@ hymba_status hy_group_snapshot(hymba_session *session, const char *name, hymba_r
     hymba_reuse_info others;
     hymba_status status = HYMBA_OK;
     for (uint32_t rank = 0; status == HYMBA_OK && rank <= session->n_peers; rank++) {
-        status = hy_session_make_snapshot(of_rank(session, rank), name, &made[rank], error);
+        status = hy_session_make_snapshot(hy_session_of_rank(session, rank), name, &made[rank],
+                                          error);
         status = hy_group_name(session->context, rank, status, error);
     }
     if (status == HYMBA_OK)
         status = hy_session_fit_snapshot(session, made[0], error);
     for (uint32_t rank = 0; rank <= session->n_peers; rank++) {
         if (status == HYMBA_OK)
-            hy_session_list_snapshot(of_rank(session, rank), made[rank],
+            hy_session_list_snapshot(hy_session_of_rank(session, rank), made[rank],
                                      rank == 0 ? info : &others);
         else
             hy_snapshot_release(made[rank]);
@@ -195,7 +189,7 @@ static hymba_status translate(struct decode_call *call, uint32_t rank, hymba_err
         hy_decode_items(hy_group_context(call->context, rank), call->n, &items, error);
     for (size_t i = 0; status == HYMBA_OK && i < call->n; i++)
         items[i] = (struct hy_item){
-            .session = of_rank(call->items[0][i].session, rank),
+            .session = hy_session_of_rank(call->items[0][i].session, rank),
             .tokens = call->items[0][i].tokens,
             .n_tokens = call->items[0][i].n_tokens,
             .logits = HYMBA_LOGITS_NONE,
@@ -249,7 +243,7 @@ static hymba_status compute_rest(struct hy_rewind *rewinds, uint32_t n, hymba_er
         return HYMBA_OK;
     for (uint32_t rank = 0; rank < n; rank++)
         made.sessions[rank] = hy_session_retain(rewinds[rank].ahead);
-    hymba_status status = join_made(&made, &ahead, error);
+    hymba_status status = finish_made(&made, HYMBA_OK, &ahead, error);
     if (status != HYMBA_OK)
         return status;
     status = hy_group_decode(rewinds[0].session->context, &item, 1, error);
@@ -265,7 +259,7 @@ hymba_status hy_group_rewind(hymba_session *session, uint64_t length, int32_t mo
     hymba_reuse_info others;
     hymba_status status = HYMBA_OK;
     for (; status == HYMBA_OK && n_prepared < n; n_prepared++) {
-        status = hy_rewind_prepare(of_rank(session, n_prepared), length, mode,
+        status = hy_rewind_prepare(hy_session_of_rank(session, n_prepared), length, mode,
                                    &rewinds[n_prepared], error);
         status = hy_group_name(session->context, n_prepared, status, error);
     }

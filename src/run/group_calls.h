@@ -12,6 +12,10 @@
 /* params is complete. */
 hymba_status hy_group_create_session(hymba_context *context, const hymba_session_params *params,
                                      hymba_session **session, hymba_error *error);
+
+/* Makes the sessions, one for each rank, peers of the first, which then holds the others. */
+hymba_status hy_group_join_sessions(hymba_session *const *sessions, uint32_t n,
+                                    hymba_error *error);
 void hy_group_reset(hymba_session *session);
 hymba_status hy_group_reserve(hymba_session *session, uint64_t n_tokens, hymba_error *error);
 

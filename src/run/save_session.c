@@ -5,9 +5,10 @@
 #include "run/saved_format.h"
 #include "run/saved_session.h"
 
-struct hy_saved_parameters hy_saved_describe(const hymba_context *context)
+struct hy_saved_parameters hy_saved_describe(const struct hy_saved_parts *parts)
 {
-    const struct hy_state_layout *layout = &context->layout;
+    const hymba_context *context = parts->context;
+    const struct hy_state_layout *layout = parts->layout;
     return (struct hy_saved_parameters){
         .fingerprint = hy_model_fingerprint(context->model),
         .n_meta = layout->n_meta,
@@ -32,47 +33,87 @@ size_t hy_saved_block_count(const struct hy_state_layout *layout, uint64_t lengt
 }
 
 struct saver {
-    const hymba_session *session;
-    const struct hy_state_layout *layout;
+    hymba_session *session;
+    struct hy_saved_parts parts;
     struct hy_container_writer writer;
     struct hy_saved_blocks table;
-    unsigned char *staging; /* [HY_SAVED_PIECE] with a plug-in's device */
 };
+
+static struct hy_rank_states states_of_session(const struct saver *saver)
+{
+    struct hy_rank_states states;
+    for (uint32_t rank = 0; rank < saver->parts.n_ranks; rank++)
+        states.list[rank] = &hy_session_of_rank(saver->session, rank)->state;
+    return states;
+}
+
+/* Other ranks have snapshots of the same lengths. */
+static struct hy_rank_states states_of_snapshot(const struct saver *saver,
+                                                const struct hy_snapshot *snapshot)
+{
+    struct hy_rank_states states;
+    for (uint32_t rank = 0; rank < saver->parts.n_ranks; rank++) {
+        const struct hy_snapshot_list *list =
+            &hy_session_of_rank(saver->session, rank)->snapshots;
+        states.list[rank] = &list->items[hy_snapshot_list_find(list, snapshot->length)]->state;
+    }
+    return states;
+}
 
 static size_t used_blocks(const struct saver *saver, const struct hy_state *state)
 {
-    return hy_saved_block_count(saver->layout, state->position - saver->layout->n_meta,
+    return hy_saved_block_count(saver->parts.layout,
+                                state->position - saver->parts.layout->n_meta,
                                 state->first_block);
 }
 
-static size_t find_block(const struct hy_saved_blocks *table, const struct hy_block *block)
+/* Whether a block of the table is the sequence's, on every rank. */
+static bool is_block(const struct hy_saved_blocks *table, size_t number,
+                     const struct hy_rank_states *states, size_t index)
+{
+    size_t rank = 0;
+    while (rank < table->n_ranks &&
+           table->blocks[number * table->n_ranks + rank] == states->list[rank]->blocks[index])
+        rank++;
+    return rank == table->n_ranks;
+}
+
+static size_t find_block(const struct hy_saved_blocks *table, const struct hy_rank_states *states,
+                         size_t index)
 {
     size_t i = 0;
-    while (i < table->count && table->blocks[i] != block)
+    while (i < table->count && !is_block(table, i, states, index))
         i++;
     return i;
 }
 
-static void add_blocks(struct saver *saver, const struct hy_state *state)
+static void add_blocks(struct saver *saver, struct hy_rank_states states)
 {
-    for (size_t i = 0; i < used_blocks(saver, state); i++)
-        if (find_block(&saver->table, state->blocks[i]) == saver->table.count)
-            saver->table.blocks[saver->table.count++] = state->blocks[i];
+    struct hy_saved_blocks *table = &saver->table;
+    for (size_t i = 0; i < used_blocks(saver, states.list[0]); i++) {
+        if (find_block(table, &states, i) < table->count)
+            continue;
+        for (size_t rank = 0; rank < table->n_ranks; rank++)
+            table->blocks[table->count * table->n_ranks + rank] = states.list[rank]->blocks[i];
+        table->count++;
+    }
 }
 
 static hymba_status list_blocks(struct saver *saver, hymba_error *error)
 {
     const struct hy_snapshot_list *snapshots = &saver->session->snapshots;
-    size_t most = used_blocks(saver, &saver->session->state);
+    size_t most = used_blocks(saver, &saver->session->state), n_ranks = saver->parts.n_ranks;
     for (size_t i = 0; i < snapshots->count; i++)
         most += used_blocks(saver, &snapshots->items[i]->state);
-    saver->table.blocks =
-        hy_alloc_array(saver->session->memory, most + 1, sizeof *saver->table.blocks);
+    saver->table.n_ranks = n_ranks;
+    saver->table.blocks = hy_alloc_array(saver->session->memory, most + 1,
+                                         n_ranks * sizeof *saver->table.blocks);
     if (!saver->table.blocks)
-        return hy_no_memory(error, most * sizeof *saver->table.blocks, "the list of blocks");
-    add_blocks(saver, &saver->session->state);
+        return hy_no_memory(error, most * n_ranks * sizeof *saver->table.blocks,
+                            "the list of blocks");
+    add_blocks(saver, states_of_session(saver));
     for (size_t i = 0; i < snapshots->count; i++)
-        add_blocks(saver, &snapshots->items[i]->state);
+        add_blocks(saver, states_of_snapshot(saver, snapshots->items[i]));
     return HYMBA_OK;
 }
 
@@ -83,22 +124,30 @@ static hymba_status put(struct saver *saver, const void *data, size_t size, hymb
     return status == HYMBA_OK ? hy_container_put(&saver->writer, data, size, error) : status;
 }
 
-/* A part that lies where the context computes. */
-static hymba_status put_stored(struct saver *saver, const unsigned char *data, size_t size,
-                               hymba_error *error)
+/* A place that lies where the context computes. */
+static hymba_status put_place(struct saver *saver, enum hy_state_place place,
+                              const struct hy_rank_places *places, hymba_error *error)
 {
-    struct hy_plugin *plugin = saver->session->context->backend.plugin;
+    const struct hy_saved_parts *parts = &saver->parts;
+    size_t size = hy_layout_place_bytes(parts->layout, place);
     hymba_status status = HYMBA_OK;
-    if (!plugin)
-        return put(saver, data, size, error);
+    if (!parts->staging)
+        return put(saver, places->data[0], size, error);
     for (size_t done = 0, piece; status == HYMBA_OK && done < size; done += piece) {
         piece = hy_min_size(size - done, HY_SAVED_PIECE);
-        hy_store_get(plugin, saver->staging, data + done, piece);
-        status = hy_store_finish(plugin, error);
+        status = hy_saved_get(parts, (struct hy_saved_window){place, done, piece}, places,
+                              parts->staging, error);
         if (status == HYMBA_OK)
-            status = put(saver, saver->staging, piece, error);
+            status = put(saver, parts->staging, piece, error);
     }
     return status;
+}
+
+static hymba_status put_place_of(struct saver *saver, enum hy_state_place place,
+                                 const struct hy_rank_states *states, hymba_error *error)
+{
+    struct hy_rank_places places = hy_saved_places(&saver->parts, states, place);
+    return put_place(saver, place, &places, error);
 }
 
 static hymba_status put_chunk(struct saver *saver, uint32_t tag, const void *data, size_t size,
@@ -111,7 +160,7 @@ static hymba_status put_chunk(struct saver *saver, uint32_t tag, const void *dat
 static hymba_status put_parameters(struct saver *saver, bool sampler, hymba_error *error)
 {
     const hymba_session *session = saver->session;
-    struct hy_saved_parameters parameters = hy_saved_describe(session->context);
+    struct hy_saved_parameters parameters = hy_saved_describe(&saver->parts);
     parameters.n_tokens = session->n_tokens;
     parameters.max_tokens = session->max_tokens;
     parameters.limit_policy = session->limit_policy;
@@ -124,33 +173,44 @@ static hymba_status put_parameters(struct saver *saver, bool sampler, hymba_erro
     return put_chunk(saver, HY_TAG_PARAMETERS, &parameters, sizeof parameters, error);
 }
 
+static hymba_status put_meta(struct saver *saver, hymba_error *error)
+{
+    struct hy_rank_states states = states_of_session(saver);
+    hymba_status status = hy_container_chunk(&saver->writer, HY_TAG_META,
+                                             saver->parts.layout->meta_bytes, error);
+    return status == HYMBA_OK ? put_place_of(saver, HY_PLACE_META, &states, error) : status;
+}
+
 static hymba_status put_blocks(struct saver *saver, hymba_error *error)
 {
-    size_t bytes = saver->layout->block_bytes;
-    hymba_status status = hy_container_chunk(&saver->writer, HY_TAG_BLOCKS,
-                                             (uint64_t)saver->table.count * bytes, error);
-    for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++)
-        status = put_stored(saver, saver->table.blocks[i]->data, bytes, error);
+    uint64_t size = (uint64_t)saver->table.count * saver->parts.layout->block_bytes;
+    hymba_status status = hy_container_chunk(&saver->writer, HY_TAG_BLOCKS, size, error);
+    for (size_t i = 0; status == HYMBA_OK && i < saver->table.count; i++) {
+        struct hy_rank_places places = hy_saved_block_places(&saver->table, i);
+        status = put_place(saver, HY_PLACE_BLOCK, &places, error);
+    }
     return status;
 }
 
-static hymba_status put_fixed(struct saver *saver, const struct hy_state *state, bool snapshot,
+static hymba_status put_fixed(struct saver *saver, const struct hy_rank_states *states,
+                              bool snapshot, hymba_error *error)
+{
+    hymba_status status = put_place_of(saver, HY_PLACE_RINGS, states, error);
+    if (status == HYMBA_OK)
+        status = put_place_of(saver, HY_PLACE_RECURRENT, states, error);
+    if (status == HYMBA_OK && !snapshot)
+        status = put_place_of(saver, HY_PLACE_HISTORY, states, error);
+    return status;
+}
+
+/* snapshot: whose states these are; NULL: the session's. */
+static hymba_status put_state(struct saver *saver, const struct hy_snapshot *snapshot,
                               hymba_error *error)
 {
-    const struct hy_state_layout *layout = saver->layout;
-    hymba_status status = put_stored(saver, state->fixed, layout->ring_bytes, error);
-    if (status == HYMBA_OK)
-        status = put_stored(saver, state->recurrent, layout->recurrent_bytes, error);
-    if (status == HYMBA_OK && !snapshot)
-        status = put_stored(saver, state->fixed + layout->ring_bytes, layout->history_bytes,
-                            error);
-    return status;
-}
-
-static hymba_status put_state(struct saver *saver, const struct hy_state *state,
-                              const struct hy_snapshot *snapshot, hymba_error *error)
-{
-    const struct hy_state_layout *layout = saver->layout;
+    const struct hy_state_layout *layout = saver->parts.layout;
+    const struct hy_rank_states states =
+        snapshot ? states_of_snapshot(saver, snapshot) : states_of_session(saver);
+    const struct hy_state *state = states.list[0];
     size_t n = used_blocks(saver, state), kept = snapshot ? 0 : layout->rewind_tokens;
     struct hy_saved_state saved = {
         .length = state->position - layout->n_meta,
@@ -170,13 +230,13 @@ static hymba_status put_state(struct saver *saver, const struct hy_state *state,
     if (status == HYMBA_OK)
         status = put(saver, &saved, sizeof saved, error);
     for (size_t i = 0; status == HYMBA_OK && i < n; i++) {
-        uint64_t number = find_block(&saver->table, state->blocks[i]);
+        uint64_t number = find_block(&saver->table, &states, i);
         status = put(saver, &number, sizeof number, error);
     }
     if (status == HYMBA_OK && kept > 0)
         status = put(saver, state->kept, kept * sizeof *state->kept, error);
     if (status == HYMBA_OK)
-        status = put_fixed(saver, state, snapshot != NULL, error);
+        status = put_fixed(saver, &states, snapshot != NULL, error);
     return status;
 }
 
@@ -192,7 +252,7 @@ static hymba_status put_snapshots(struct saver *saver, hymba_error *error)
     hymba_status status = HYMBA_OK;
     for (size_t i = 0; status == HYMBA_OK && i < list->count; i++) {
         const struct hy_snapshot *snapshot = list->items[i];
-        status = put_state(saver, &snapshot->state, snapshot, error);
+        status = put_state(saver, snapshot, error);
         if (status == HYMBA_OK && snapshot->logits)
             status = put_logits(saver, snapshot->logits, error);
     }
@@ -223,13 +283,11 @@ static hymba_status put_all(struct saver *saver, const hymba_sampler *sampler, h
         status = put_chunk(saver, HY_TAG_TOKENS, session->tokens,
                            session->n_tokens * sizeof *session->tokens, error);
     if (status == HYMBA_OK)
-        status = hy_container_chunk(&saver->writer, HY_TAG_META, saver->layout->meta_bytes, error);
-    if (status == HYMBA_OK)
-        status = put_stored(saver, session->state.meta->data, saver->layout->meta_bytes, error);
+        status = put_meta(saver, error);
     if (status == HYMBA_OK)
         status = put_blocks(saver, error);
     if (status == HYMBA_OK)
-        status = put_state(saver, &session->state, NULL, error);
+        status = put_state(saver, NULL, error);
     if (status == HYMBA_OK && session->logits_rows > 0 && session->logits_of_last)
         status = put_logits(saver, hy_session_last_logits(session), error);
     if (status == HYMBA_OK)
@@ -239,38 +297,34 @@ static hymba_status put_all(struct saver *saver, const hymba_sampler *sampler, h
     return status == HYMBA_OK ? hy_container_end(&saver->writer, error) : status;
 }
 
-hymba_status hy_saved_check_ranks(const hymba_context *context, hymba_error *error)
+/* With parts, which the caller frees. */
+static hymba_status save_with(struct saver *saver, const hymba_sampler *sampler,
+                              hymba_write write, void *user, hymba_reuse_info *info,
+                              hymba_error *error)
 {
-    if (context->ranks.world_size == 1)
-        return HYMBA_OK;
-    return hy_fail(error, HYMBA_ERROR_UNSUPPORTED,
-                   "sessions of a model on %u devices cannot be saved or loaded by this version",
-                   (unsigned)context->ranks.world_size);
+    hymba_status status = list_blocks(saver, error);
+    if (status == HYMBA_OK)
+        status = hy_container_begin(saver->session->memory, write, user, &saver->writer, error);
+    if (status == HYMBA_OK) {
+        status = put_all(saver, sampler, error);
+        hy_container_writer_free(&saver->writer);
+    }
+    hy_free(saver->session->memory, saver->table.blocks);
+    info->reused_tokens = saver->session->n_tokens;
+    info->copied_bytes = saver->writer.written;
+    return status;
 }
 
-hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *sampler,
+hymba_status hy_session_save(hymba_session *session, const hymba_sampler *sampler,
                              hymba_write write, void *user, hymba_reuse_info *info,
                              hymba_error *error)
 {
-    struct saver saver = {.session = session, .layout = session->state.layout};
-    hymba_status status = hy_saved_check_ranks(session->context, error);
+    struct saver saver = {.session = session};
+    hymba_status status =
+        hy_saved_parts_create(session->context, session->memory, 1, &saver.parts, error);
     if (status == HYMBA_OK)
-        status = list_blocks(&saver, error);
-    if (status == HYMBA_OK && session->context->backend.plugin) {
-        saver.staging = hy_alloc(session->memory, HY_SAVED_PIECE);
-        if (!saver.staging)
-            status = hy_no_memory(error, HY_SAVED_PIECE, "copying a session");
-    }
-    if (status == HYMBA_OK)
-        status = hy_container_begin(session->memory, write, user, &saver.writer, error);
-    if (status == HYMBA_OK) {
-        status = put_all(&saver, sampler, error);
-        hy_container_writer_free(&saver.writer);
-    }
-    hy_free(session->memory, saver.table.blocks);
-    hy_free(session->memory, saver.staging);
-    info->reused_tokens = session->n_tokens;
-    info->copied_bytes = saver.writer.written;
+        status = save_with(&saver, sampler, write, user, info, error);
+    hy_saved_parts_free(&saver.parts);
     return status;
 }
 
@@ -288,7 +342,7 @@ static int32_t write_to_file(void *user, const void *data, size_t size)
     return target->status != HYMBA_OK;
 }
 
-hymba_status hy_session_save_file(const hymba_session *session, const hymba_sampler *sampler,
+hymba_status hy_session_save_file(hymba_session *session, const hymba_sampler *sampler,
                                   const char *path, hymba_reuse_info *info, hymba_error *error)
 {
     hymba_error file_error = {.struct_size = sizeof file_error};

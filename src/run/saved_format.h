@@ -1,11 +1,12 @@
 /*
- * What stands in a saved session (docs/session-file.md); used by the two files that write and read
- * it and by nobody else.
+ * What stands in a saved session (docs/session-file.md); used by the files that write and read it
+ * and by nobody else.
  */
 #ifndef HY_RUN_SAVED_FORMAT_H
 #define HY_RUN_SAVED_FORMAT_H
 
 #include "format/container.h"
+#include "run/saved_parts.h"
 #include "run/session.h"
 
 enum {
@@ -41,7 +42,7 @@ struct hy_saved_state {
 };
 
 /* The parameters of a context, those of a session still zero. */
-struct hy_saved_parameters hy_saved_describe(const hymba_context *context);
+struct hy_saved_parameters hy_saved_describe(const struct hy_saved_parts *parts);
 
 /* Blocks that hold the tokens of a sequence of that length from first_block on. */
 size_t hy_saved_block_count(const struct hy_state_layout *layout, uint64_t length,
@@ -54,13 +55,19 @@ static inline size_t hy_saved_fixed_bytes(const struct hy_state_layout *layout, 
     return layout->fixed_bytes - (snapshot ? layout->history_bytes : 0);
 }
 
-/* What lies in a device's memory is copied by way of the host's, so many bytes at a time. */
-enum { HY_SAVED_PIECE = 1 << 20 };
-
-/* The blocks of a session and its snapshots, each once. */
+/* The blocks of a session and its snapshots, each once, with its parts on all ranks. */
 struct hy_saved_blocks {
-    struct hy_block **blocks;
-    size_t count;
+    struct hy_block **blocks; /* [count][n_ranks] */
+    size_t count, n_ranks;
 };
+
+static inline struct hy_rank_places hy_saved_block_places(const struct hy_saved_blocks *table,
+                                                          size_t number)
+{
+    struct hy_rank_places places;
+    for (size_t rank = 0; rank < table->n_ranks; rank++)
+        places.data[rank] = table->blocks[number * table->n_ranks + rank]->data;
+    return places;
+}
 
 #endif

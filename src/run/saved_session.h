@@ -1,6 +1,8 @@
 /*
  * Saved sessions (docs/session-file.md): tokens, caches, states, last logits, snapshots and a
- * sampler in one file. All run inside hy_context_enter.
+ * sampler in one file, which is the same for a group of ranks as for a context alone. UNSUPPORTED
+ * in a context that is one of several ranks by itself: its sessions are only a part. All run inside
+ * hy_context_enter.
  */
 #ifndef HY_RUN_SAVED_SESSION_H
 #define HY_RUN_SAVED_SESSION_H
@@ -8,13 +10,10 @@
 #include "run/session.h"
 #include "text/sampler.h"
 
-/* UNSUPPORTED if the context is one of several ranks: its sessions are only a part. */
-hymba_status hy_saved_check_ranks(const hymba_context *context, hymba_error *error);
-
-hymba_status hy_session_save(const hymba_session *session, const hymba_sampler *sampler,
+hymba_status hy_session_save(hymba_session *session, const hymba_sampler *sampler,
                              hymba_write write, void *user, hymba_reuse_info *info,
                              hymba_error *error);
-hymba_status hy_session_save_file(const hymba_session *session, const hymba_sampler *sampler,
+hymba_status hy_session_save_file(hymba_session *session, const hymba_sampler *sampler,
                                   const char *path, hymba_reuse_info *info, hymba_error *error);
 
 /* params is complete, or NULL: as saved. sampler may be NULL. */

@@ -28,6 +28,12 @@ struct hymba_session {
     _Atomic bool scheduled; /* a request of a scheduler has it */
 };
 
+/* The session of a rank of its context's group; rank 0's is itself. */
+static inline hymba_session *hy_session_of_rank(hymba_session *session, uint32_t rank)
+{
+    return rank == 0 ? session : session->peers[rank - 1];
+}
+
 /* ARGUMENT, naming the field, for parameters that make no sense. */
 hymba_status hy_session_check_params(const hymba_session_params *params, hymba_error *error);
 

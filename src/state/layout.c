@@ -51,6 +51,7 @@ static void copy_shape(const struct hy_plan *plan, const struct hy_layout_params
         .n_caches = plan->n_caches,
         .n_full_caches = plan->n_full_caches,
         .n_ssm_layers = plan->n_ssm_layers,
+        .n_channels = config->inner_size,
         .conv_elements = (size_t)(config->conv_width - 1) * config->inner_size,
         .ssm_elements = (size_t)config->state_size * config->inner_size,
         .step_rows = params->step_rows,
@@ -130,4 +131,77 @@ hymba_status hy_layout_memory(const struct hy_state_layout *layout, hymba_memory
     info->ssm_bytes = (1 + layout->rewind_tokens) * layout->ssm_bytes;
     info->total_bytes = total;
     return HYMBA_OK;
+}
+
+/* ------------------------------------------------------------------- bands */
+
+size_t hy_layout_place_bytes(const struct hy_state_layout *layout, enum hy_state_place place)
+{
+    switch (place) {
+    case HY_PLACE_RINGS:
+        return layout->ring_bytes;
+    case HY_PLACE_HISTORY:
+        return layout->history_bytes;
+    case HY_PLACE_RECURRENT:
+        return layout->recurrent_bytes;
+    case HY_PLACE_BLOCK:
+        return layout->block_bytes;
+    default:
+        return layout->meta_bytes;
+    }
+}
+
+size_t hy_layout_n_bands(const struct hy_state_layout *layout, enum hy_state_place place)
+{
+    size_t n_caches = layout->n_caches;
+    switch (place) {
+    case HY_PLACE_HISTORY:
+        return 2 * layout->rewind_tokens;
+    case HY_PLACE_RECURRENT:
+        return 2;
+    case HY_PLACE_META:
+        return 2 * n_caches + 2;
+    default:
+        return 2 * n_caches;
+    }
+}
+
+/* The convolution states (index 0) or the SSM states (1) of a recurrent state at offset. */
+static struct hy_band recurrent_band(const struct hy_state_layout *layout, size_t offset,
+                                     size_t index)
+{
+    size_t row_bytes = layout->n_channels * layout->state_size;
+    size_t bytes = index == 0 ? layout->conv_bytes : layout->ssm_bytes;
+    return (struct hy_band){
+        .offset = offset + (index == 0 ? 0 : layout->ssm_offset),
+        .row_bytes = row_bytes,
+        .n_rows = row_bytes > 0 ? bytes / row_bytes : 0,
+    };
+}
+
+/* A cache's keys (index 0) or values (1): one row, whose parts are heads. */
+static struct hy_band cache_band(const struct hy_state_layout *layout,
+                                 const struct hy_cache_place *place, size_t index)
+{
+    size_t stride = index == 0 ? place->k_head_stride : place->v_head_stride;
+    return (struct hy_band){
+        .offset = index == 0 ? place->k_offset : place->v_offset,
+        .row_bytes = layout->n_kv_heads * stride,
+        .n_rows = 1,
+    };
+}
+
+struct hy_band hy_layout_band(const struct hy_state_layout *layout, enum hy_state_place place,
+                              size_t index)
+{
+    size_t pair = index / 2;
+    if (place == HY_PLACE_HISTORY)
+        return recurrent_band(layout, pair * layout->recurrent_bytes, index % 2);
+    if (place == HY_PLACE_RECURRENT || pair == layout->n_caches)
+        return recurrent_band(layout, place == HY_PLACE_META ? layout->meta_kv_bytes : 0,
+                              index % 2);
+    const struct hy_cache_layout *cache = &layout->caches[pair];
+    if (place == HY_PLACE_META)
+        return cache_band(layout, &cache->meta, index % 2);
+    return cache_band(layout, place == HY_PLACE_BLOCK ? &cache->block : &cache->ring, index % 2);
 }

@@ -48,6 +48,7 @@ struct hy_state_layout {
     struct hy_cache_layout *caches;
     /* recurrent states, in elements */
     uint32_t n_ssm_layers;
+    size_t n_channels;                   /* neighbours in either kind of state */
     size_t conv_elements, ssm_elements;  /* of one layer */
     /* sizes in bytes */
     size_t ring_bytes;                   /* rings of the fixed part, which they begin */
@@ -77,6 +78,34 @@ void hy_layout_free(struct hy_memory *memory, struct hy_state_layout *layout);
 /* Fills the session's part of *info for info->n_tokens tokens. */
 hymba_status hy_layout_memory(const struct hy_state_layout *layout, hymba_memory_info *info,
                               hymba_error *error);
+
+/* The places that a sequence's bytes lie in. */
+enum hy_state_place {
+    HY_PLACE_RINGS,     /* of the fixed part */
+    HY_PLACE_HISTORY,   /* the kept states behind them */
+    HY_PLACE_RECURRENT, /* the present state */
+    HY_PLACE_BLOCK,
+    HY_PLACE_META
+};
+
+size_t hy_layout_place_bytes(const struct hy_state_layout *layout, enum hy_state_place place);
+
+/*
+ * Bytes of a place that belong together: rows, one behind the other, each with something of every
+ * key head, or of every channel, side by side. In the layout of a rank's part of a model
+ * (model/shard.h) there are the same bands, whose rows are a part of the whole rows, and the parts
+ * of all ranks, one behind the other, are the whole. Between bands there are zeros.
+ */
+struct hy_band {
+    size_t offset; /* from the place's beginning */
+    size_t row_bytes, n_rows;
+};
+
+size_t hy_layout_n_bands(const struct hy_state_layout *layout, enum hy_state_place place);
+
+/* index < hy_layout_n_bands. A band may be empty. */
+struct hy_band hy_layout_band(const struct hy_state_layout *layout, enum hy_state_place place,
+                              size_t index);
 
 /* Elements of the recurrent states of all layers, as f32: convolution part first. */
 static inline size_t hy_layout_recurrent_floats(const struct hy_state_layout *layout)

@@ -12,9 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../cuda/random_model.h"
 #include "../run/schedule_world.h"
-#include "guarded_world.h"
+#include "group_world.h"
 #include "run/group.h"
 #include "run/session.h"
 
@@ -38,37 +37,14 @@ static const char config[] =
 
 static hymba_error error = {.struct_size = sizeof error};
 static const hymba_ranks patient = {.struct_size = sizeof patient, .timeout_ms = 20000};
-static hymba_model *model;
 static int32_t prompt[MAX_TOKENS];
 
 static void setup(void)
 {
-    guarded_begin();
-    guarded->n_devices = 4;
-    model = random_model_open(config);
+    group_begin(config);
     test_random_seed(3);
     for (size_t i = 0; i < MAX_TOKENS; i++)
         prompt[i] = (int32_t)test_random_below(VOCABULARY);
-}
-
-static void teardown(void)
-{
-    hymba_model_release(model);
-    guarded_end();
-}
-
-static hymba_context *open_group(const char *device, hymba_context_params params)
-{
-    params.ranks = &patient;
-    return guarded_context(model, params, device);
-}
-
-static hymba_session *create_session(hymba_context *context, hymba_session_params params)
-{
-    hymba_session *session;
-    params.struct_size = sizeof params;
-    test_status(hymba_session_create(context, &params, &session, &error), HYMBA_OK, error);
-    return session;
 }
 
 static void compare_rows(const float *found, const float *expected, size_t count)
@@ -111,21 +87,6 @@ static void compare_pair(hymba_session *const *pair)
         ck_assert_mem_eq(hymba_session_tokens(pair[0]), hymba_session_tokens(pair[1]),
                          infos[0].length * sizeof(int32_t));
     compare_logits(pair[1], pair[0]);
-}
-
-/* Each rank's session has what rank 0's has. */
-static void compare_peers(hymba_session *session)
-{
-    for (uint32_t i = 0; i < session->n_peers; i++) {
-        const hymba_session *peer = session->peers[i];
-        ck_assert_uint_eq(peer->n_tokens, session->n_tokens);
-        ck_assert_uint_eq(peer->state.position, session->state.position);
-        ck_assert_uint_eq(peer->snapshots.count, session->snapshots.count);
-        for (size_t j = 0; j < session->snapshots.count; j++)
-            ck_assert_uint_eq(peer->snapshots.items[j]->length,
-                              session->snapshots.items[j]->length);
-        ck_assert_uint_eq(peer->logits_rows, 0);
-    }
 }
 
 static void decode(struct world *world)
@@ -195,7 +156,7 @@ static void change(struct world *world)
     hymba_session **pair = world->pairs[p];
     if (!pair[0]) {
         for (int i = 0; i < 2; i++)
-            pair[i] = create_session(world->contexts[i], world->params);
+            pair[i] = group_session(world->contexts[i], world->params);
         return;
     }
     if (what == 0)
@@ -230,8 +191,8 @@ START_TEST(sessions_are_those_of_one_device)
 {
     const struct variant *variant = &variants[_i];
     struct world world = {
-        .contexts = {guarded_context(model, variant->params, "cuda:0"),
-                     open_group(variant->device, variant->params)},
+        .contexts = {guarded_context(group_model, variant->params, "cuda:0"),
+                     group_context(variant->device, variant->params)},
         .params = variant->session,
     };
     hymba_context_info info = {.struct_size = sizeof info};
@@ -244,7 +205,7 @@ START_TEST(sessions_are_those_of_one_device)
         for (int p = 0; p < N_PAIRS; p++)
             if (world.pairs[p][0]) {
                 compare_pair(world.pairs[p]);
-                compare_peers(world.pairs[p][1]);
+                group_compare_peers(world.pairs[p][1]);
             }
     }
     ck_assert_int_gt(guarded->n_sums, 0);
@@ -259,26 +220,27 @@ END_TEST
 /* A budget is rank 0's to keep; the others have the snapshots that it has. */
 START_TEST(ranks_have_the_same_snapshots_within_a_budget)
 {
-    hymba_context *context = open_group("cuda:0,1", (hymba_context_params){.max_step_tokens = 16});
-    hymba_session *session = create_session(context, (hymba_session_params){0});
+    hymba_context *context =
+        group_context("cuda:0,1", (hymba_context_params){.max_step_tokens = 16});
+    hymba_session *session = group_session(context, (hymba_session_params){0});
     hymba_reuse_info info = {.struct_size = sizeof info};
     test_status(hymba_session_snapshot(session, NULL, &info, &error), HYMBA_OK, error);
     hymba_session_release(session);
-    session = create_session(context, (hymba_session_params){
-                                          .snapshot_interval = 8,
-                                          .snapshot_budget = 2 * info.copied_bytes + 2000,
-                                      });
+    session = group_session(context, (hymba_session_params){
+                                         .snapshot_interval = 8,
+                                         .snapshot_budget = 2 * info.copied_bytes + 2000,
+                                     });
     for (int i = 0; i < 4; i++) {
         test_status(hymba_session_append(session, prompt, 20, HYMBA_LOGITS_NONE, &error), HYMBA_OK,
                     error);
         ck_assert_uint_eq(hymba_session_snapshot_count(session), 2);
-        compare_peers(session);
+        group_compare_peers(session);
     }
     test_status(hymba_session_snapshot(session, "named", NULL, &error), HYMBA_OK, error);
-    compare_peers(session);
+    group_compare_peers(session);
     test_status(hymba_session_rewind(session, 70, HYMBA_REWIND_COMPUTE, &info, &error), HYMBA_OK,
                 error);
-    compare_peers(session);
+    group_compare_peers(session);
     hymba_session_release(session);
     hymba_context_release(context);
 }
@@ -288,13 +250,13 @@ END_TEST
 
 START_TEST(texts_and_scores_are_those_of_one_device)
 {
-    hymba_context *contexts[2] = {guarded_context(model, (hymba_context_params){0}, "cuda:0"),
-                                  open_group("cuda:0,1,2", (hymba_context_params){0})};
+    hymba_context *contexts[2] = {guarded_context(group_model, (hymba_context_params){0}, "cuda:0"),
+                                  group_context("cuda:0,1,2", (hymba_context_params){0})};
     float scores[2][20];
     struct wish wish = wish_random(VOCABULARY, 3, 20, 12);
     struct record records[2] = {{0}, {0}};
     for (int i = 0; i < 2; i++) {
-        hymba_session *session = create_session(contexts[i], (hymba_session_params){0});
+        hymba_session *session = group_session(contexts[i], (hymba_session_params){0});
         test_status(hymba_session_append(session, prompt, 9, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
                     error);
         test_status(hymba_session_score(session, prompt + 9, 20, scores[i], &error), HYMBA_OK,
@@ -322,13 +284,13 @@ END_TEST
 /* Sums are among the kernels that are measured, and logits are the same to the bit. */
 START_TEST(kernels_are_measured_on_all_devices)
 {
-    hymba_context *context = open_group("cuda:0,1", (hymba_context_params){0});
+    hymba_context *context = group_context("cuda:0,1", (hymba_context_params){0});
     hymba_session *sessions[2];
     hymba_kernel_time times[64];
     const float *logits[2];
     size_t n;
     for (int i = 0; i < 2; i++) {
-        sessions[i] = create_session(context, (hymba_session_params){0});
+        sessions[i] = group_session(context, (hymba_session_params){0});
         test_status(hymba_context_measure_kernels(context, i, &error), HYMBA_OK, error);
         test_status(hymba_session_append(sessions[i], prompt, 9, HYMBA_LOGITS_LAST, &error),
                     HYMBA_OK, error);
@@ -352,7 +314,8 @@ END_TEST
 START_TEST(scheduled_requests_give_what_they_give_alone)
 {
     enum { N = 4 };
-    hymba_context *context = open_group("cuda:0,1", (hymba_context_params){.max_step_tokens = 16});
+    hymba_context *context =
+        group_context("cuda:0,1", (hymba_context_params){.max_step_tokens = 16});
     hymba_scheduler *scheduler;
     struct wish wishes[N];
     struct scheduled list[N];
@@ -367,7 +330,7 @@ START_TEST(scheduled_requests_give_what_they_give_alone)
     schedule_finish(scheduler, list, N);
     for (size_t i = 0; i < N; i++) {
         schedule_compare(context, &list[i]);
-        compare_peers(list[i].session);
+        group_compare_peers(list[i].session);
         scheduled_close(&list[i]);
     }
     hymba_scheduler_release(scheduler);
@@ -378,7 +341,8 @@ END_TEST
 /* A session that one device has no memory for: its request fails alone. */
 START_TEST(a_request_without_memory_on_one_device_fails_alone)
 {
-    hymba_context *context = open_group("cuda:0,1", (hymba_context_params){.max_step_tokens = 32});
+    hymba_context *context =
+        group_context("cuda:0,1", (hymba_context_params){.max_step_tokens = 32});
     hymba_scheduler *scheduler;
     struct wish wishes[2];
     struct scheduled list[2];
@@ -396,7 +360,7 @@ START_TEST(a_request_without_memory_on_one_device_fails_alone)
     ck_assert_int_eq((list[0].status != HYMBA_OK) + (list[1].status != HYMBA_OK), 1);
     for (int i = 0; i < 2; i++) {
         ck_assert(list[i].status == HYMBA_OK || list[i].status == HYMBA_ERROR_MEMORY);
-        compare_peers(list[i].session);
+        group_compare_peers(list[i].session);
         scheduled_close(&list[i]);
     }
     hymba_scheduler_release(scheduler);
@@ -426,7 +390,7 @@ static hymba_status live(struct life *life)
     hymba_context_params params = {.struct_size = sizeof params, .device = "cuda:0,1,2",
                                    .rewind_tokens = 2, .max_step_tokens = 16, .ranks = &patient};
     hymba_session_params session = {.struct_size = sizeof session, .snapshot_interval = 16};
-    hymba_status status = hymba_context_create(model, &params, &life->context, &error);
+    hymba_status status = hymba_context_create(group_model, &params, &life->context, &error);
     if (status == HYMBA_OK)
         status = hymba_session_create(life->context, &session, &life->session, &error);
     if (status == HYMBA_OK)
@@ -452,7 +416,7 @@ static hymba_status live(struct life *life)
 static hymba_session *relive(hymba_context *context, size_t length)
 {
     static const size_t pieces[] = {5, 1, 40};
-    hymba_session *session = create_session(context, (hymba_session_params){0});
+    hymba_session *session = group_session(context, (hymba_session_params){0});
     for (int i = 0; hymba_session_length(session) < length; i++)
         test_status(hymba_session_append(session, prompt, pieces[i], HYMBA_LOGITS_NONE, &error),
                     HYMBA_OK, error);
@@ -466,16 +430,16 @@ static hymba_session *relive(hymba_context *context, size_t length)
 static void end_life(struct life *life, bool sound)
 {
     if (life->fork)
-        compare_peers(life->fork);
+        group_compare_peers(life->fork);
     if (life->session) {
         ck_assert_uint_eq(hymba_session_length(life->session), life->length);
-        compare_peers(life->session);
+        group_compare_peers(life->session);
         ck_assert_int_eq(append(life, 4), sound ? HYMBA_OK : HYMBA_ERROR_DEVICE);
         if (!sound) /* nor what needs no other device */
             test_status(hymba_session_reset(life->session, &error), HYMBA_ERROR_DEVICE, error);
     }
     if (life->session && sound) {
-        hymba_context *context = guarded_context(model, (hymba_context_params){0}, "cuda:3");
+        hymba_context *context = guarded_context(group_model, (hymba_context_params){0}, "cuda:3");
         hymba_session *single = relive(context, life->length - 4);
         compare_logits(life->session, single);
         hymba_session_release(single);
@@ -571,7 +535,7 @@ START_TEST(a_cancelled_call_has_changed_nothing)
                        .progress = follow};
     hymba_context_params params = {.struct_size = sizeof params, .max_step_tokens = 16,
                                    .host = &host};
-    hymba_context *context = open_group("cuda:0,1", params);
+    hymba_context *context = group_context("cuda:0,1", params);
     hymba_session *session;
     int32_t token = -1;
     hymba_sampler_params stages = {.struct_size = sizeof stages, .process = cancel,
@@ -582,16 +546,16 @@ START_TEST(a_cancelled_call_has_changed_nothing)
                 error);
     listener.stop_phase = HYMBA_PHASE_PREFILL;
     listener.stop_at = 32;
-    session = create_session(context, (hymba_session_params){0});
+    session = group_session(context, (hymba_session_params){0});
     test_status(hymba_session_append(session, prompt, 50, HYMBA_LOGITS_LAST, &error),
                 HYMBA_ERROR_CANCELLED, error);
-    compare_peers(session);
+    group_compare_peers(session);
     ck_assert_uint_eq(hymba_session_length(session), 0);
     test_status(hymba_sampler_create(&stages, NULL, &sampler, &error), HYMBA_OK, error);
     hymba_batch_item item = {session, prompt, 5, HYMBA_LOGITS_NONE, 0, sampler, &token};
     test_status(hymba_context_decode(context, &item, sizeof item, 1, &error),
                 HYMBA_ERROR_CANCELLED, error);
-    compare_peers(session);
+    group_compare_peers(session);
     ck_assert_int_eq(token, -1);
     listener.stop_phase = 0;
     struct life life = {.context = context, .session = session};
@@ -623,10 +587,10 @@ static int count_rank_threads(void)
 
 START_TEST(a_group_has_a_thread_for_each_other_device)
 {
-    hymba_context *context = open_group("cuda:0,1,2", (hymba_context_params){0});
+    hymba_context *context = group_context("cuda:0,1,2", (hymba_context_params){0});
     ck_assert_int_eq(count_rank_threads(), 2);
     ck_assert_uint_eq(hy_group_size(context), 3);
-    hymba_session *session = create_session(context, (hymba_session_params){0});
+    hymba_session *session = group_session(context, (hymba_session_params){0});
     hymba_context_release(context);
     hymba_session *fork;
     test_status(hymba_session_fork(session, &fork, NULL, &error), HYMBA_OK, error);
@@ -666,7 +630,7 @@ START_TEST(lists_of_devices_that_cannot_be_are_refused)
     hymba_context_params params = {
         .struct_size = sizeof params, .device = wrong->device, .ranks = wrong->ranks};
     hymba_context *context;
-    test_status(hymba_context_create(model, &params, &context, &error), wrong->status, error);
+    test_status(hymba_context_create(group_model, &params, &context, &error), wrong->status, error);
     ck_assert_ptr_null(context);
     ck_assert_msg(strstr(error.message, wrong->sentence) != NULL, "%s", error.message);
 }
@@ -686,33 +650,6 @@ START_TEST(at_most_64_devices_make_a_group)
 }
 END_TEST
 
-static int32_t take_nothing(void *user, const void *data, size_t size)
-{
-    (void)user;
-    (void)data;
-    (void)size;
-    return 0;
-}
-
-START_TEST(sessions_are_neither_saved_nor_loaded_yet)
-{
-    hymba_context *context = open_group("cuda:0,1", (hymba_context_params){0});
-    hymba_session *session = create_session(context, (hymba_session_params){0}), *loaded;
-    hymba_session_info info = {.struct_size = sizeof info};
-    test_status(hymba_session_append(session, prompt, 9, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
-                error);
-    test_status(hymba_session_get_info(session, &info, &error), HYMBA_OK, error);
-    ck_assert_uint_eq(info.capabilities & HYMBA_CAN_SAVE, 0);
-    test_status(hymba_session_save_to(session, NULL, take_nothing, NULL, NULL, &error),
-                HYMBA_ERROR_UNSUPPORTED, error);
-    test_status(hymba_session_load_memory(context, prompt, sizeof prompt, NULL, &loaded, NULL,
-                                          NULL, &error),
-                HYMBA_ERROR_UNSUPPORTED, error);
-    hymba_session_release(session);
-    hymba_context_release(context);
-}
-END_TEST
-
 START_TEST(memory_is_told_of_the_first_device)
 {
     hymba_context_params params = {.struct_size = sizeof params};
@@ -721,15 +658,15 @@ START_TEST(memory_is_told_of_the_first_device)
     for (int i = 0; i < 2; i++) {
         params.device = devices[i];
         infos[i] = (hymba_memory_info){.struct_size = sizeof infos[i], .n_tokens = 90};
-        test_status(hymba_model_get_memory_info(model, &params, &infos[i], &error), HYMBA_OK,
-                    error);
+        test_status(hymba_model_get_memory_info(group_model, &params, &infos[i], &error),
+                    HYMBA_OK, error);
     }
     ck_assert_uint_eq(infos[0].kv_bytes, 3 * infos[1].kv_bytes);
     ck_assert_uint_eq(infos[0].ssm_bytes, 3 * infos[1].ssm_bytes);
     ck_assert_uint_lt(infos[1].weight_bytes, infos[0].weight_bytes);
     params.device = "cuda:0,0";
-    test_status(hymba_model_get_memory_info(model, &params, &infos[0], &error), HYMBA_ERROR_DEVICE,
-                error);
+    test_status(hymba_model_get_memory_info(group_model, &params, &infos[0], &error),
+                HYMBA_ERROR_DEVICE, error);
 }
 END_TEST
 
@@ -737,7 +674,7 @@ int main(void)
 {
     Suite *suite = suite_create("group");
     TCase *sessions = tcase_create("sessions");
-    tcase_add_checked_fixture(sessions, setup, teardown);
+    tcase_add_checked_fixture(sessions, setup, group_end);
     tcase_set_timeout(sessions, 240);
     tcase_add_loop_test(sessions, sessions_are_those_of_one_device, 0, N_VARIANTS);
     tcase_add_test(sessions, ranks_have_the_same_snapshots_within_a_budget);
@@ -747,18 +684,17 @@ int main(void)
     tcase_add_test(sessions, a_request_without_memory_on_one_device_fails_alone);
     suite_add_tcase(suite, sessions);
     TCase *failures = tcase_create("failures");
-    tcase_add_checked_fixture(failures, setup, teardown);
+    tcase_add_checked_fixture(failures, setup, group_end);
     tcase_set_timeout(failures, 240);
     tcase_add_loop_test(failures, what_fails_on_one_device_has_changed_nothing_on_any, 0, 8);
     tcase_add_test(failures, a_cancelled_call_has_changed_nothing);
     suite_add_tcase(suite, failures);
     TCase *lifetimes = tcase_create("beginning and end");
-    tcase_add_checked_fixture(lifetimes, setup, teardown);
+    tcase_add_checked_fixture(lifetimes, setup, group_end);
     tcase_add_test(lifetimes, a_group_has_a_thread_for_each_other_device);
     tcase_add_loop_test(lifetimes, lists_of_devices_that_cannot_be_are_refused, 0,
                         (int)(sizeof refused / sizeof refused[0]));
     tcase_add_test(lifetimes, at_most_64_devices_make_a_group);
-    tcase_add_test(lifetimes, sessions_are_neither_saved_nor_loaded_yet);
     tcase_add_test(lifetimes, memory_is_told_of_the_first_device);
     suite_add_tcase(suite, lifetimes);
     return test_main(suite);
