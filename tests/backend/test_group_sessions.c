@@ -138,7 +138,8 @@ static const struct variant {
     {"cuda:0,1,2", "cpu", mixed, {.rewind_tokens = 60}, /* its history is more than a piece */
      {.max_tokens = 40, .limit_policy = HYMBA_LIMIT_SLIDE}},
     {"cuda:0,1,2", "cuda:1,0", without_heads, {.rewind_tokens = 5}, {.snapshot_interval = 100}},
-    {"cuda:0,1,2", "cuda:3", without_channels, {.cache_type = HYMBA_DTYPE_INT8}, {0}},
+    {"cuda:0,1,2", "cuda:3", without_channels,
+     {.cache_type = HYMBA_DTYPE_INT8, .rewind_tokens = 4}, {0}},
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
@@ -324,60 +325,60 @@ END_TEST
 
 /* --------------------------------------------------------------- continuing */
 
-/* What may still be done to a session that was saved at `mark` and later. */
+/* Back to kept states that were saved, on, back to a snapshot that was, on. */
 static void go_on(hymba_session *session)
-{
-    append(session, 100, 1);
-    append(session, 101, 30);
-    test_status(hymba_session_rewind(session, hymba_session_length(session) - 2,
-                                     HYMBA_REWIND_COMPUTE, NULL, &error),
-                HYMBA_OK, error);
-    append(session, 140, 3);
-}
-
-/* Going back to kept states, and to a snapshot. */
-static void go_back(hymba_session *session)
 {
     test_status(hymba_session_rewind(session, hymba_session_length(session) - 3,
                                      HYMBA_REWIND_KEPT, NULL, &error),
                 HYMBA_OK, error);
     append(session, 150, 4);
+    append(session, 101, 60);
+}
+
+static void go_back(hymba_session *session)
+{
     test_status(hymba_session_rewind(session, 270, HYMBA_REWIND_KEPT, NULL, &error), HYMBA_OK,
                 error);
     append(session, 160, 5);
+    test_status(hymba_session_rewind(session, 273, HYMBA_REWIND_COMPUTE, NULL, &error), HYMBA_OK,
+                error);
+    append(session, 170, 20);
 }
-
-static const hymba_dtype cache_types[] = {HYMBA_DTYPE_F32, HYMBA_DTYPE_BF16, HYMBA_DTYPE_INT8,
-                                          HYMBA_DTYPE_FP8};
 
 /* On the same devices to the bit, in a context that has computed nothing yet as in one that has. */
 START_TEST(a_session_continues_to_the_bit_on_the_same_devices)
 {
-    struct variant variant = variants[0];
-    variant.params.cache_type = cache_types[_i % 4];
-    const char *device = _i / 4 ? "cuda:1,3,0" : "cuda:0,1";
-    hymba_context *contexts[2] = {group_context(device, variant.params),
-                                  group_context(device, variant.params)};
-    hymba_session *session = live(contexts[0], &variant);
+    const struct variant *variant = &variants[_i];
+    use_model(variant->config);
+    hymba_context *contexts[2] = {group_context(variant->device, variant->params),
+                                  group_context(variant->device, variant->params)};
+    hymba_session *session = live(contexts[0], variant);
     struct fuzz_file file = save(session, NULL);
     for (int i = 0; i < 2; i++) {
-        hymba_session *loaded = load(contexts[i], &file), *fork;
+        hymba_session *loaded = load(contexts[i], &file), *fork, *others[2];
         /* its meta tokens are the context's own where there are any */
         for (uint32_t rank = 0; rank < 2; rank++)
             ck_assert_int_eq(hy_session_of_rank(loaded, rank)->state.meta ==
                                  hy_group_context(contexts[i], rank)->meta,
                              i == 0);
         test_status(hymba_session_fork(session, &fork, NULL, &error), HYMBA_OK, error);
+        test_status(hymba_session_fork(session, &others[0], NULL, &error), HYMBA_OK, error);
+        test_status(hymba_session_fork(loaded, &others[1], NULL, &error), HYMBA_OK, error);
         compare_bits(loaded, fork);
         go_on(loaded);
         go_on(fork);
         compare_bits(loaded, fork);
+        for (int j = 0; j < 2; j++) /* whose blocks the others have shared, and left */
+            append(others[j], 180, 5);
+        compare_bits(others[1], others[0]);
         go_back(loaded);
         go_back(fork);
         compare_bits(loaded, fork);
         group_compare_peers(loaded);
         hymba_session_release(fork);
         hymba_session_release(loaded);
+        hymba_session_release(others[0]);
+        hymba_session_release(others[1]);
     }
     fuzz_file_free(&file);
     hymba_session_release(session);
@@ -386,9 +387,14 @@ START_TEST(a_session_continues_to_the_bit_on_the_same_devices)
 }
 END_TEST
 
-static const char *const devices[] = {"cpu", "cuda:2", "cuda:0,1", "cuda:3,2,0"};
+/* Where a session comes from, and where it goes: a group is one of them. */
+static const char *const ways[][2] = {
+    {"cpu", "cuda:0,1"},      {"cuda:2", "cuda:3,2,0"},     {"cuda:0,1", "cpu"},
+    {"cuda:3,2,0", "cuda:2"}, {"cuda:0,1,2,3", "cuda:0,1"}, {"cuda:0,1", "cuda:1,2,0"},
+};
+enum { N_WAYS = sizeof ways / sizeof ways[0] };
 
-/* _i: where the session comes from, and where it goes; by way of a file. */
+/* By way of a file. */
 START_TEST(a_session_continues_elsewhere_as_where_it_was)
 {
     const struct variant *variant = &variants[0];
@@ -399,7 +405,7 @@ START_TEST(a_session_continues_elsewhere_as_where_it_was)
     char path[300];
     snprintf(path, sizeof path, "%s/session-%d", test_directory(), _i);
     for (int i = 0; i < 2; i++) {
-        const char *device = devices[i == 0 ? _i / 4 : _i % 4];
+        const char *device = ways[_i][i];
         contexts[i] = strchr(device, ',') ? group_context(device, variant->params)
                                           : guarded_context(group_model, variant->params, device);
     }
@@ -548,7 +554,7 @@ START_TEST(what_fails_on_one_device_has_changed_nothing_on_any)
 }
 END_TEST
 
-/* A lost device: the call says so, and so does every later one. _i: which device, whether loading. */
+/* The call says so, and so does every later one. _i: which device, whether loading. */
 START_TEST(a_lost_device_is_told)
 {
     struct scene scene;
@@ -766,8 +772,8 @@ int main(void)
     tcase_set_timeout(files, 240);
     tcase_add_loop_test(files, a_file_goes_through_groups_byte_for_byte, 0, N_VARIANTS);
     tcase_add_loop_test(files, windows_are_parts_of_a_place, 0, 5);
-    tcase_add_loop_test(files, a_session_continues_to_the_bit_on_the_same_devices, 0, 8);
-    tcase_add_loop_test(files, a_session_continues_elsewhere_as_where_it_was, 0, 16);
+    tcase_add_loop_test(files, a_session_continues_to_the_bit_on_the_same_devices, 0, N_VARIANTS);
+    tcase_add_loop_test(files, a_session_continues_elsewhere_as_where_it_was, 0, N_WAYS);
     tcase_add_test(files, a_loaded_session_keeps_its_budget);
     suite_add_tcase(suite, files);
     TCase *failures = tcase_create("failures");

@@ -2,12 +2,13 @@
  * One context over several CUDA devices, which are the harness's and joined by its stand-in for
  * NCCL: a whole life of sessions gives what it gives on one device, but for rounding; and a device
  * that is lost, or has no memory, leaves every session where it was, without anybody waiting for
- * it.
+ * it. Saved sessions go from one to the other.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../fuzz/fuzz.h"
 #include "harness_plugin.h"
 #include "random_model.h"
 #include "support.h"
@@ -247,6 +248,108 @@ START_TEST(a_life_on_several_devices_is_that_on_one)
 }
 END_TEST
 
+/* --------------------------------------------------------------- saved sessions */
+
+static hymba_session *new_session(hymba_context *context)
+{
+    hymba_session *session;
+    test_status(hymba_session_create(context, NULL, &session, &error), HYMBA_OK, error);
+    test_status(hymba_session_append(session, tokens, 22, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
+                error);
+    test_status(hymba_session_snapshot(session, "mark", NULL, &error), HYMBA_OK, error);
+    for (size_t i = 22; i < 25; i++)
+        test_status(hymba_session_append(session, tokens + i, 1, HYMBA_LOGITS_LAST, &error),
+                    HYMBA_OK, error);
+    return session;
+}
+
+static struct fuzz_file save(hymba_session *session)
+{
+    struct fuzz_file file = {0};
+    test_status(hymba_session_save_to(session, NULL, fuzz_write, &file, NULL, &error), HYMBA_OK,
+                error);
+    return file;
+}
+
+static hymba_session *load(hymba_context *context, const struct fuzz_file *file)
+{
+    hymba_session *session;
+    test_status(hymba_session_load_memory(context, file->data, file->size, NULL, &session, NULL,
+                                          NULL, &error),
+                HYMBA_OK, error);
+    return session;
+}
+
+/* On, back to kept states, and back to the snapshot. */
+static struct tale *tell_rest(hymba_session *session)
+{
+    struct tale *tale = calloc(1, sizeof *tale);
+    keep_logits(tale, session);
+    append(tale, session, 30, 1);
+    append(tale, session, 31, 9);
+    rewind_to(session, hymba_session_length(session) - 2, HYMBA_REWIND_KEPT);
+    append(tale, session, 42, 3);
+    rewind_to(session, 22, HYMBA_REWIND_KEPT);
+    append(tale, session, 45, 4);
+    hymba_session_release(session);
+    return tale;
+}
+
+/* One device's file comes back from several, byte for byte, and goes on there but for rounding; on
+ * the devices that it comes from it goes on to the bit. _i: the arithmetic. */
+START_TEST(saved_sessions_go_from_one_device_to_several)
+{
+    const int32_t compute = _i == 0 ? HYMBA_COMPUTE_F32 : HYMBA_COMPUTE_BF16;
+    hymba_context *contexts[2] = {open_context("cuda:0", compute),
+                                  open_context("cuda:2,0,1", compute)};
+    for (int i = 0; i < 2; i++) {
+        hymba_session *session = new_session(contexts[i]);
+        struct fuzz_file file = save(session);
+        struct tale *told[3] = {tell_rest(session), NULL, NULL};
+        for (int j = 0; j < 2; j++) {
+            session = load(contexts[j], &file);
+            struct fuzz_file again = save(session);
+            ck_assert_uint_eq(again.size, file.size);
+            ck_assert_mem_eq(again.data, file.data, file.size);
+            fuzz_file_free(&again);
+            told[1 + j] = tell_rest(session);
+        }
+        ck_assert_mem_eq(told[1 + i], told[0], sizeof *told[0]);
+        double difference = compare_rows(told[2 - i], told[0]);
+        ck_assert_msg(difference < (_i == 0 ? 1e-4 : 0.15), "%g deviations", difference);
+        for (int j = 0; j < 3; j++)
+            free(told[j]);
+        fuzz_file_free(&file);
+    }
+    hymba_context_release(contexts[0]);
+    hymba_context_release(contexts[1]);
+}
+END_TEST
+
+/* Copies of a save and of a load, which are many more than the calls that fail here. */
+START_TEST(a_device_that_is_lost_while_a_session_is_copied_is_told)
+{
+    for (unsigned nth = 1; nth < 60; nth *= 3) {
+        hymba_context *context = open_context("cuda:0,1", HYMBA_COMPUTE_F32);
+        hymba_session *session = new_session(context), *loaded = session;
+        struct fuzz_file file = save(session), again = {0};
+        fail_call("cudaMemcpyAsync", nth, 0);
+        hymba_status status =
+            _i == 0 ? hymba_session_save_to(session, NULL, fuzz_write, &again, NULL, &error)
+                    : hymba_session_load_memory(context, file.data, file.size, NULL, &loaded, NULL,
+                                                NULL, &error);
+        fail_call("cudaMemcpyAsync", 0, 0);
+        test_status(status, HYMBA_ERROR_DEVICE, error);
+        ck_assert(_i == 0 || !loaded);
+        test_status(hymba_session_reset(session, &error), HYMBA_ERROR_DEVICE, error);
+        fuzz_file_free(&file);
+        fuzz_file_free(&again);
+        hymba_session_release(session);
+        hymba_context_release(context);
+    }
+}
+END_TEST
+
 /* -------------------------------------------------------------------- failures */
 
 /* After a call that failed: nothing has changed, and the group goes on or has failed for good. */
@@ -321,6 +424,12 @@ int main(void)
     tcase_add_loop_test(lives, a_life_on_several_devices_is_that_on_one, 0,
                         (int)(sizeof variants / sizeof variants[0]));
     suite_add_tcase(suite, lives);
+    TCase *saved = tcase_create("saved sessions");
+    tcase_add_checked_fixture(saved, setup, teardown);
+    tcase_set_timeout(saved, 600);
+    tcase_add_loop_test(saved, saved_sessions_go_from_one_device_to_several, 0, 2);
+    tcase_add_loop_test(saved, a_device_that_is_lost_while_a_session_is_copied_is_told, 0, 2);
+    suite_add_tcase(suite, saved);
     TCase *failures = tcase_create("failures");
     tcase_add_checked_fixture(failures, setup, teardown);
     tcase_set_timeout(failures, 600);
