@@ -68,6 +68,8 @@ struct harness_device_config harness_default_device()
     c.shared_optin = 163 * 1024;
     c.n_multiprocessors = 4;
     c.l2_bytes = 4 << 20;
+    const char *streams = getenv("HYMBA_HARNESS_STREAMS");
+    c.urgent_first = streams && strcmp(streams, "early") == 0;
     return c;
 }
 

@@ -407,9 +407,11 @@ struct harness_device_config {
     size_t shared_optin;
     int n_multiprocessors;
     int l2_bytes;
+    bool urgent_first; /* streams with a priority work as early as they may, or else as late */
 };
 
-/* One device, or as many as the environment's HYMBA_HARNESS_DEVICES says. */
+/* One device, or as many as the environment's HYMBA_HARNESS_DEVICES says; urgent_first if its
+ * HYMBA_HARNESS_STREAMS is "early". */
 struct harness_device_config harness_default_device();
 void harness_configure(const struct harness_device_config *config);
 

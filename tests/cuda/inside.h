@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <vector>
 
 /* One host thread at a time is within the played devices; where it waits for what another thread
  * must do, it lets go of them. */
@@ -59,13 +60,27 @@ void harness_queue_work(cudaStream_t stream, harness_work work);
 /* Runs all that is queued, on all streams, but what waits for another rank. */
 void harness_drain();
 
+/* The same, while somebody waits: streams with a priority that come late do nothing unasked. */
+void harness_go_on();
+
 /* Runs what is queued on the calling thread's device, or on a stream, and waits for it. */
 void harness_drain_device();
 void harness_drain_stream(cudaStream_t stream);
 
-/* Whether this is a stream now; and of which device. */
+/* Queues that a stream waits until another one has done so much of what was ever queued there. */
+void harness_queue_wait(cudaStream_t stream, cudaStream_t other, uint64_t ticket);
+
+/* How much that is so far. */
+uint64_t harness_queued(cudaStream_t stream);
+
+/* Whether this is a stream now; of which device; and whether it has a priority. */
 bool harness_is_stream(cudaStream_t stream);
 int harness_stream_device(cudaStream_t stream);
+bool harness_is_urgent(cudaStream_t stream);
+
+/* A stream of the runtime's own, on which branches of that number of graphs run that the stream
+ * launches; it goes with the stream. */
+cudaStream_t harness_branch(cudaStream_t stream, size_t number, bool urgent);
 
 /* Streams and events. */
 size_t harness_live_streams();
@@ -92,6 +107,18 @@ bool harness_capture(cudaStream_t stream, const harness_work &work);
 
 /* Which capture of all there were the stream is in; 0: none. */
 size_t harness_capture_number(cudaStream_t stream);
+
+/* What an event knows that was recorded on a captured stream: the capture (0: on none), its branch,
+ * and how much of each branch comes before the event. */
+struct harness_mark {
+    size_t capture, branch;
+    std::vector<uint64_t> before;
+};
+struct harness_mark harness_mark_capture(cudaStream_t stream);
+
+/* A stream waits for an event with such a mark, and becomes a branch of the capture if it is none
+ * yet. What goes out of a capture, or into one, is a fault and spoils it. */
+cudaError_t harness_capture_wait(cudaStream_t stream, const struct harness_mark &mark);
 
 /* A call that a capture does not allow, on the captured stream, or with NULL by a thread that
  * captures in the mode that forbids it: ends the capture. Whether there was one. */

@@ -288,7 +288,7 @@ void go_on(member &self)
         harness_queue_work(self.pending_stream, self.pending);
         self.pending = nullptr;
     } else if (self.finalizing && !self.finalized) {
-        harness_drain();
+        harness_go_on();
         self.finalized =
             self.n_ended >= self.n_begun
             && all_have(*self.all, [](const member &one, size_t) { return one.finalizing; }, 0);

@@ -2,6 +2,12 @@
  * Streams and events. Work on a stream is queued and done as late as it may be: at the next call
  * that waits, so that a staging buffer which is filled anew too early, or a result that is read too
  * early, shows as wrong data. Work on the null stream is done at once, after all that is queued.
+ *
+ * A stream that was made with a priority works beside others, and may be faster or slower than they
+ * are. It is played as one or the other (harness_device_config): as early as the events allow that
+ * it waits for, as soon as work is queued; or as late as they allow, when another stream, or the
+ * host, waits for it and for nothing less. So where it should wait and does not, the first way gives
+ * wrong numbers, and where others should wait for it, the second one.
  */
 #include "call.h"
 
@@ -12,14 +18,18 @@
 
 struct harness_stream {
     int device;
-    bool busy; /* its first work is being done */
+    bool urgent; /* made with a priority */
+    bool own;    /* the runtime's: a branch of graphs */
+    bool busy;   /* its first work is being done */
     std::deque<harness_work> queue;
     uint64_t queued, done;
+    std::vector<cudaStream_t> branches; /* of graphs that it launches */
 };
 
 struct harness_event {
     cudaStream_t stream;
     uint64_t ticket; /* how many works of the stream stand before it */
+    struct harness_mark mark;
 };
 
 namespace {
@@ -31,7 +41,10 @@ std::set<cudaEvent_t> events;
 
 size_t harness_live_streams()
 {
-    return streams.size() + events.size();
+    size_t n = events.size();
+    for (cudaStream_t stream : streams)
+        n += !stream->own;
+    return n;
 }
 
 void harness_forget_streams()
@@ -65,20 +78,31 @@ static bool advance(cudaStream_t stream, uint64_t ticket)
     return stream->done > before;
 }
 
-void harness_drain()
+static void advance_all(bool late_ones_too)
 {
     bool moves = true;
     while (moves) {
         moves = false;
         for (cudaStream_t stream : streams)
-            moves = advance(stream, stream->queued) || moves;
+            if (late_ones_too || !stream->urgent || harness_config.urgent_first)
+                moves = advance(stream, stream->queued) || moves;
     }
+}
+
+void harness_drain()
+{
+    advance_all(true);
+}
+
+void harness_go_on()
+{
+    advance_all(false);
 }
 
 /* A device that waits for another one lets its host's thread go on, and its own streams do. */
 static void let_others_go_on()
 {
-    harness_drain();
+    harness_go_on();
     harness_mutex.unlock();
     usleep(100);
     harness_mutex.lock();
@@ -117,6 +141,29 @@ int harness_stream_device(cudaStream_t stream)
     return is_null_stream(stream) ? harness_current_device : stream->device;
 }
 
+bool harness_is_urgent(cudaStream_t stream)
+{
+    return !is_null_stream(stream) && stream->urgent;
+}
+
+uint64_t harness_queued(cudaStream_t stream)
+{
+    return stream->queued;
+}
+
+cudaStream_t harness_branch(cudaStream_t stream, size_t number, bool urgent)
+{
+    while (stream->branches.size() <= number) {
+        cudaStream_t branch = new harness_stream();
+        branch->device = stream->device;
+        branch->own = true;
+        streams.insert(branch);
+        stream->branches.push_back(branch);
+    }
+    stream->branches[number]->urgent = urgent;
+    return stream->branches[number];
+}
+
 void harness_queue_work(cudaStream_t stream, harness_work work)
 {
     if (is_null_stream(stream)) {
@@ -129,6 +176,17 @@ void harness_queue_work(cudaStream_t stream, harness_work work)
         return;
     stream->queue.push_back(std::move(work));
     stream->queued++;
+    if (stream->urgent && harness_config.urgent_first)
+        advance(stream, stream->queued);
+}
+
+void harness_queue_wait(cudaStream_t stream, cudaStream_t other, uint64_t ticket)
+{
+    harness_queue_work(stream, [other, ticket]() {
+        if (streams.count(other) > 0)
+            advance(other, ticket);
+        return streams.count(other) == 0 || other->done >= ticket;
+    });
 }
 
 void harness_queue(cudaStream_t stream, std::function<void()> work)
@@ -181,12 +239,35 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     return create_stream(c, stream);
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+    call c("cudaDeviceGetStreamPriorityRange");
+    *least = 0;
+    *greatest = -2;
+    return c.end();
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority)
+{
+    call c("cudaStreamCreateWithPriority");
+    (void)flags;
+    cudaError_t error = create_stream(c, stream);
+    if (*stream)
+        (*stream)->urgent = priority < 0;
+    return error;
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     call c("cudaStreamDestroy", stream);
     if (is_null_stream(stream) || !harness_is_stream(stream))
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
     harness_drain_stream(stream);
+    for (cudaStream_t branch : stream->branches) {
+        harness_drain_stream(branch);
+        streams.erase(branch);
+        delete branch;
+    }
     streams.erase(stream);
     for (cudaEvent_t event : events)
         if (event->stream == stream)
@@ -216,7 +297,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     if (!harness_is_stream(stream))
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream");
     if (!advance(stream, stream->done + 1))
-        harness_drain(); /* other devices do not wait for anybody's questions */
+        harness_go_on(); /* other devices do not wait for anybody's questions */
     if (!harness_lost() && stream->done < stream->queued)
         return c.end(cudaErrorNotReady);
     return c.end();
@@ -230,20 +311,16 @@ static void drain_event(cudaEvent_t event)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
-    call c("cudaStreamWaitEvent", stream);
+    call c("cudaStreamWaitEvent");
     (void)flags;
     if (c.error)
         return c.end();
     if (!harness_is_stream(stream) || events.count(event) == 0)
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream or event");
-    cudaStream_t other = event->stream;
-    uint64_t ticket = event->ticket;
-    if (other && other != stream)
-        harness_queue_work(stream, [other, ticket]() {
-            if (streams.count(other) > 0)
-                advance(other, ticket);
-            return streams.count(other) == 0 || other->done >= ticket;
-        });
+    if (event->mark.capture || harness_capture_number(stream))
+        return c.end(harness_capture_wait(stream, event->mark));
+    if (event->stream && event->stream != stream)
+        harness_queue_wait(stream, event->stream, event->ticket);
     return c.end();
 }
 
@@ -271,11 +348,14 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    call c("cudaEventRecord", stream);
+    call c("cudaEventRecord");
     if (c.error)
         return c.end();
     if (!harness_is_stream(stream) || events.count(event) == 0)
         return c.refuse(cudaErrorInvalidResourceHandle, "no such stream or event");
+    event->mark = harness_mark_capture(stream);
+    if (event->mark.capture)
+        return c.end();
     event->stream = is_null_stream(stream) ? nullptr : stream;
     event->ticket = event->stream ? stream->queued : 0;
     if (!event->stream)
@@ -290,6 +370,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
         return c.end();
     if (events.count(event) == 0)
         return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
+    if (event->mark.capture)
+        return c.refuse(cudaErrorCapturedEvent, "an event of a capture");
     drain_event(event);
     harness_shrink_pools();
     return c.end();
@@ -302,11 +384,13 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
         return c.end();
     if (events.count(event) == 0)
         return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
+    if (event->mark.capture)
+        return c.refuse(cudaErrorCapturedEvent, "an event of a capture");
     if (!event->stream)
         return c.end();
     if (event->stream->done < event->ticket
         && !advance(event->stream, event->stream->done + 1))
-        harness_drain();
+        harness_go_on();
     if (!harness_lost() && event->stream->done < event->ticket)
         return c.end(cudaErrorNotReady);
     return c.end();
