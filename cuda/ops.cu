@@ -375,20 +375,21 @@ static void square_sums(struct hy_device *device, const struct hy_square_sums_ar
     run(device, args, rows, hy_cuda_square_sums, "the sums of squares of two streams");
 }
 
-struct all_sum_op {
+struct begin_all_sum_op {
     struct hy_all_sum_args args;
     size_t rows;
 
     void queue(struct hy_device *device) const
     {
-        hy_cuda_all_sum(device, &args, rows);
+        hy_cuda_begin_all_sum(device, &args, rows);
     }
 };
 
 /* Whatever else fails for lack of memory, other ranks wait for this one's part. */
-static void all_sum(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows)
+static void begin_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                          size_t rows)
 {
-    const struct all_sum_op op = {*args, rows};
+    const struct begin_all_sum_op op = {*args, rows};
     const size_t recorded = device->step.ops.used;
     const bool fails = device->has_error;
     if (!device->step.has_begun) {
@@ -403,6 +404,23 @@ static void all_sum(struct hy_device *device, const struct hy_all_sum_args *args
     hy_cuda_play_gathers(device);
     if (!kept)
         op.queue(device);
+}
+
+struct end_all_sum_op {
+    void queue(struct hy_device *device) const
+    {
+        hy_cuda_end_all_sum(device);
+    }
+};
+
+/* Once memory has failed, what is recorded no longer counts, and sums were queued. */
+static void end_all_sum(struct hy_device *device)
+{
+    const struct end_all_sum_op op = {};
+    if (device->has_error)
+        op.queue(device);
+    else
+        queue_or_record(device, op);
 }
 
 const struct hy_device_ops hy_cuda_ops = {
@@ -429,7 +447,8 @@ const struct hy_device_ops hy_cuda_ops = {
     fuse,
     swiglu,
     square_sums,
-    all_sum,
+    begin_all_sum,
+    end_all_sum,
     sample,
     hy_cuda_begin_step,
     hy_cuda_end_step,

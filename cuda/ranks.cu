@@ -28,6 +28,9 @@ enum { EAGER_MS = 10, PAUSE_NANOSECONDS = 50000 };
 struct hy_world {
     struct hy_join_args args; /* without the id */
     struct hy_communicator *communicator; /* NULL: alone, or broken off */
+    cudaStream_t side;      /* of all gathers, and of what they need; NULL: alone */
+    cudaEvent_t begun, ended; /* behind what side waits for, and behind its own work */
+    bool under_way;         /* something on side that the device's stream does not wait for yet */
     float *gathered;        /* [world_size][GATHER_FLOATS], on the device; NULL: alone */
     unsigned char *exchanged; /* [world_size][EXCHANGE_BYTES], pinned; NULL: alone */
 };
@@ -154,14 +157,79 @@ static bool wait_for(struct hy_device *device, cudaError_t (*query)(Handle), Han
 
 bool hy_cuda_wait_stream(struct hy_device *device, const char *doing)
 {
-    return hy_cuda_has_others(device) ? wait_for(device, cudaStreamQuery, device->stream, doing)
-                              : hy_cuda_check(device, cudaStreamSynchronize(device->stream), doing);
+    if (!hy_cuda_has_others(device))
+        return hy_cuda_check(device, cudaStreamSynchronize(device->stream), doing);
+    hy_cuda_end_all_sum(device);
+    return !device->failed && wait_for(device, cudaStreamQuery, device->stream, doing);
 }
 
 bool hy_cuda_wait_event(struct hy_device *device, cudaEvent_t event, const char *doing)
 {
     return hy_cuda_has_others(device) ? wait_for(device, cudaEventQuery, event, doing)
                               : hy_cuda_check(device, cudaEventSynchronize(event), doing);
+}
+
+/* ------------------------------------------------------------- the second stream */
+
+/*
+ * Gathers run beside other work, on a stream of their own, one after another: so there is one order
+ * of them on every rank, and memory for one at a time is enough. It goes first where both streams
+ * have blocks to run, for others wait for it. What is captured reaches it through the event, and
+ * has to come back by the other one.
+ */
+static cudaError_t open_side(struct hy_world *world)
+{
+    int least = 0, greatest = 0;
+    cudaError_t code = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (code == cudaSuccess)
+        code = cudaStreamCreateWithPriority(&world->side, cudaStreamNonBlocking, greatest);
+    for (cudaEvent_t *event : {&world->begun, &world->ended})
+        if (code == cudaSuccess)
+            code = cudaEventCreateWithFlags(event, cudaEventDisableTiming);
+    return code;
+}
+
+static void close_side(struct hy_world *world)
+{
+    for (cudaEvent_t event : {world->begun, world->ended})
+        if (event)
+            cudaEventDestroy(event);
+    if (world->side)
+        cudaStreamDestroy(world->side);
+}
+
+/* What is queued on one stream from now on waits for what stands on another. There is no going on
+ * without. */
+static bool queue_wait(struct hy_device *device, cudaStream_t stream, cudaEvent_t event,
+                       cudaStream_t other)
+{
+    static const char doing[] = "ordering two streams";
+    if (hy_cuda_check(device, cudaEventRecord(event, other), doing)
+        && hy_cuda_check(device, cudaStreamWaitEvent(stream, event, 0), doing))
+        return true;
+    if (!device->failed)
+        hy_cuda_fail(device, HYMBA_ERROR_DEVICE, "no memory to order two streams");
+    return false;
+}
+
+/* Behind all that is queued so far. */
+static bool begin_side(struct hy_device *device)
+{
+    struct hy_world *world = device->world;
+    if (!queue_wait(device, world->side, world->begun, device->stream))
+        return false;
+    world->under_way = true;
+    return true;
+}
+
+/* A capture that has failed comes back, too. */
+void hy_cuda_end_all_sum(struct hy_device *device)
+{
+    struct hy_world *world = device->world;
+    if (world && world->under_way
+        && hy_cuda_check(device, cudaSetDevice(device->index), "choosing the device")
+        && queue_wait(device, device->stream, world->ended, world->side))
+        world->under_way = false;
 }
 
 /* --------------------------------------------------------------- joining */
@@ -208,7 +276,9 @@ static bool take_memory(struct hy_device *device)
     cudaError_t code = cudaMalloc(&gathered, n * GATHER_BYTES);
     world->gathered = (float *)gathered;
     if (code == cudaSuccess)
-        code = cudaMemsetAsync(gathered, 0, n * GATHER_BYTES, device->stream);
+        code = open_side(world);
+    if (code == cudaSuccess)
+        code = cudaMemsetAsync(gathered, 0, n * GATHER_BYTES, world->side);
     if (code == cudaSuccess)
         code = cudaHostAlloc(&exchanged, n * EXCHANGE_BYTES, cudaHostAllocPortable);
     world->exchanged = (unsigned char *)exchanged;
@@ -295,8 +365,10 @@ void hy_cuda_break_off(struct hy_device *device)
     hy_cuda_forget_graphs(device);
     hy_communicator_close(device->world->communicator);
     device->world->communicator = NULL;
-    if (cudaStreamSynchronize(device->stream) != cudaSuccess)
-        cudaGetLastError();
+    device->world->under_way = false;
+    for (cudaStream_t stream : {device->world->side, device->stream})
+        if (cudaStreamSynchronize(stream) != cudaSuccess)
+            cudaGetLastError();
 }
 
 /* Whether all others have left, too. */
@@ -325,6 +397,7 @@ void hy_cuda_close_world(struct hy_device *device)
             say_farewell(device);
     }
     hy_cuda_break_off(device);
+    close_side(world);
     if (world->gathered)
         cudaFree(world->gathered);
     if (world->exchanged)
@@ -341,15 +414,16 @@ static bool gather(struct hy_device *device, size_t bytes, const char *doing)
     const struct hy_world *world = device->world;
     return settle(device,
                   hy_communicator_gather(world->communicator, world->gathered, bytes,
-                                         device->stream),
+                                         world->side),
                   doing);
 }
 
-static void queue_sums(struct hy_device *device, const struct hy_rank_sums_args *sums)
+static void queue_sums(struct hy_device *device, cudaStream_t stream,
+                       const struct hy_rank_sums_args *sums)
 {
     if (!hy_cuda_begin(device))
         return;
-    hy_cuda_rank_sums(device->stream, sums);
+    hy_cuda_rank_sums(stream, sums);
     hy_cuda_check_launch(device, "the sum over ranks");
 }
 
@@ -358,7 +432,6 @@ static void sum_piece(struct hy_device *device, const struct hy_all_sum_args *ar
                       size_t n_rows, size_t column, size_t n_columns)
 {
     const struct hy_world *world = device->world;
-    const struct hy_step *step = &device->step;
     size_t part = hy_round_up(n_rows * n_columns, GATHER_ALIGNMENT / sizeof(float));
     struct hy_pack_rows_args pack = {args->x + row * args->x_stride + column, args->x_stride,
                                      n_columns, n_rows, world->gathered + world->args.rank * part};
@@ -371,20 +444,22 @@ static void sum_piece(struct hy_device *device, const struct hy_all_sum_args *ar
                                      args->accumulate,
                                      args->y + row * args->y_stride + column,
                                      args->y_stride};
-    if (step->capturing && step->capture_failure[0])
+    if (device->step.capturing && device->step.capture_failure[0])
         return;
     if (hy_cuda_begin(device)) {
-        hy_cuda_pack_rows(device->stream, &pack);
+        hy_cuda_pack_rows(world->side, &pack);
         hy_cuda_check_launch(device, "moving a rank's part of a sum");
     }
     if (!device->failed && gather(device, part * sizeof(float), "a sum over ranks"))
-        queue_sums(device, &sums);
+        queue_sums(device, world->side, &sums);
 }
 
 static void sum_pieces(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows)
 {
     size_t n_columns = hy_min_size(args->n, GATHER_FLOATS);
     size_t n_rows = GATHER_FLOATS / n_columns;
+    if ((device->step.capturing && device->step.capture_failure[0]) || !begin_side(device))
+        return;
     for (size_t row = 0; row < rows; row += n_rows)
         for (size_t column = 0; column < args->n; column += n_columns)
             sum_piece(device, args, row, hy_min_size(n_rows, rows - row), column,
@@ -405,11 +480,12 @@ static void sum_own(struct hy_device *device, const struct hy_all_sum_args *args
                                          args->accumulate,
                                          args->y + row * args->y_stride,
                                          args->y_stride};
-        queue_sums(device, &sums);
+        queue_sums(device, device->stream, &sums);
     }
 }
 
-void hy_cuda_all_sum(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows)
+void hy_cuda_begin_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                           size_t rows)
 {
     if (device->failed || rows == 0 || args->n == 0
         || !hy_cuda_check(device, cudaSetDevice(device->index), "choosing the device"))
@@ -437,14 +513,15 @@ static bool exchange_piece(struct hy_device *device, const unsigned char *mine, 
     memset(world->exchanged + own, 0, part);
     if (bytes > 0)
         memcpy(world->exchanged + own, mine, bytes);
-    bool good = hy_cuda_check(device,
-                              cudaMemcpyAsync(there + own, world->exchanged + own, part,
-                                              cudaMemcpyHostToDevice, device->stream),
-                              doing)
+    bool good = begin_side(device)
+                && hy_cuda_check(device,
+                                 cudaMemcpyAsync(there + own, world->exchanged + own, part,
+                                                 cudaMemcpyHostToDevice, world->side),
+                                 doing)
                 && gather(device, part, doing)
                 && hy_cuda_check(device,
                                  cudaMemcpyAsync(world->exchanged, there, n * part,
-                                                 cudaMemcpyDeviceToHost, device->stream),
+                                                 cudaMemcpyDeviceToHost, world->side),
                                  doing)
                 && hy_cuda_drain(device);
     for (size_t i = 0; good && all && bytes > 0 && i < n; i++)

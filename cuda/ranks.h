@@ -26,8 +26,12 @@ hymba_status hy_cuda_join(struct hy_device *device, const struct hy_join_args *a
 hymba_status hy_cuda_exchange(struct hy_device *device, const void *mine, void *all, size_t bytes,
                               hymba_error *error);
 
-/* The sum, queued. After a failure that leaves the device usable only its gathers are. */
-void hy_cuda_all_sum(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows);
+/* The sum, queued on a second stream behind what the device's stream has, which waits for it from
+ * end_all_sum on. After a failure that leaves the device usable only its gathers are queued. Alone
+ * there is no second stream, and nothing to end. */
+void hy_cuda_begin_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                           size_t rows);
+void hy_cuda_end_all_sum(struct hy_device *device);
 
 /* Words that ranks tell each other: those of all, rank by rank, until the next call of anything
  * here; NULL after a failure, which is kept. Waits for all of them. */
@@ -38,7 +42,7 @@ const uint32_t *hy_cuda_meet(struct hy_device *device, const uint32_t mine[HY_ME
 /* Whether there are other ranks, and the device takes part. */
 bool hy_cuda_has_others(const struct hy_device *device);
 
-/* Waits for all that is queued on the device's stream, or for the event; false after a failure,
+/* Waits for all that is queued, ending sums, or for the event; false after a failure,
  * which is kept. Alone a device waits as long as it takes. */
 bool hy_cuda_wait_stream(struct hy_device *device, const char *doing);
 bool hy_cuda_wait_event(struct hy_device *device, cudaEvent_t event, const char *doing);

@@ -152,6 +152,7 @@ static void play(struct hy_device *device)
         memcpy(&header, ops->data + at, sizeof header);
         header.play(device, ops->data + at + sizeof header);
     }
+    hy_cuda_end_all_sum(device); /* if something failed that was to do it */
 }
 
 /* ------------------------------------------------------------------ the logs */

@@ -71,6 +71,11 @@ hymba_status hy_backend_join(struct hy_backend *, const struct hy_join_args *,
 hymba_status hy_backend_exchange(struct hy_backend *, const void *mine, void *all, size_t bytes,
                                  hymba_error *error);
 void hy_backend_square_sums(struct hy_backend *, const struct hy_square_sums_args *, size_t rows);
+
+/* A sum over ranks; and one that runs beside the ops called until end_all_sum, as device.h says.
+ * While ops are observed, it has ended when begin_all_sum returns. */
 void hy_backend_all_sum(struct hy_backend *, const struct hy_all_sum_args *, size_t rows);
+void hy_backend_begin_all_sum(struct hy_backend *, const struct hy_all_sum_args *, size_t rows);
+void hy_backend_end_all_sum(struct hy_backend *);
 
 #endif

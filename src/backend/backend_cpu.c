@@ -449,13 +449,28 @@ void hy_backend_square_sums(struct hy_backend *backend, const struct hy_square_s
     end_op(backend, HY_OP_SQUARE_SUMS, args, rows);
 }
 
-void hy_backend_all_sum(struct hy_backend *backend, const struct hy_all_sum_args *args, size_t rows)
+/* An observer waits for the device, which ends the sum. */
+void hy_backend_begin_all_sum(struct hy_backend *backend, const struct hy_all_sum_args *args,
+                              size_t rows)
 {
     const struct hy_plugin *plugin = backend->plugin;
     begin_op(backend);
     if (plugin && !plugin->failed)
-        plugin->ops->all_sum(plugin->device, args, rows);
+        plugin->ops->begin_all_sum(plugin->device, args, rows);
     end_op(backend, HY_OP_ALL_SUM, args, rows);
+}
+
+void hy_backend_end_all_sum(struct hy_backend *backend)
+{
+    const struct hy_plugin *plugin = backend->plugin;
+    if (plugin && !plugin->failed)
+        plugin->ops->end_all_sum(plugin->device);
+}
+
+void hy_backend_all_sum(struct hy_backend *backend, const struct hy_all_sum_args *args, size_t rows)
+{
+    hy_backend_begin_all_sum(backend, args, rows);
+    hy_backend_end_all_sum(backend);
 }
 
 static hymba_status refuse_ranks(hymba_error *error)

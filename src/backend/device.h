@@ -123,11 +123,20 @@ struct hy_device_ops {
     void (*fuse)(struct hy_device *device, const struct hy_fuse_args *args, size_t rows);
     void (*swiglu)(struct hy_device *device, const struct hy_swiglu_args *args, size_t rows);
 
-    /* Of a device that has joined others. All ranks call all_sum for the same rows of the same n
-     * in the same order. */
     void (*square_sums)(struct hy_device *device, const struct hy_square_sums_args *args,
                         size_t rows);
-    void (*all_sum)(struct hy_device *device, const struct hy_all_sum_args *args, size_t rows);
+
+    /*
+     * Sums over ranks, of a device that has joined others. All ranks begin them for the same rows of
+     * the same n in the same order. A sum begins behind what was queued before; from then until
+     * end_all_sum what is called may run beside it, so it neither reads nor writes the sum's x and y,
+     * and nothing releases them. Several may be under way, which touch nothing of each other either;
+     * one end_all_sum ends all of them, and what is called then comes behind them. A step ends what
+     * it began. finish and exchange end sums, too.
+     */
+    void (*begin_all_sum)(struct hy_device *device, const struct hy_all_sum_args *args,
+                          size_t rows);
+    void (*end_all_sum)(struct hy_device *device);
 
     /* The rows and their changes lie in the host's memory, logits and tokens in the device's. */
     void (*sample)(struct hy_device *device, const struct hy_sample_args *args);
@@ -162,7 +171,7 @@ struct hy_device_ops {
     /* Bytes of the host's memory from every rank to every rank: all is [world_size][bytes]. All
      * ranks call it with as many bytes, not within a step. It waits for all that was queued, too,
      * and fails as finish does; but a failure that leaves the device usable stays for finish to
-     * tell, and neither keeps a rank from taking part here nor from its part in all_sum. */
+     * tell, and neither keeps a rank from taking part here nor from its part in sums. */
     hymba_status (*exchange)(struct hy_device *device, const void *mine, void *all, size_t bytes,
                              hymba_error *error);
 };

@@ -94,11 +94,23 @@ static bool is_alone(const struct hy_pass *pass)
     return pass->context->ranks.world_size == 1;
 }
 
-void hy_pass_all_sum(const struct hy_pass *pass, float *x, size_t n)
+void hy_pass_begin_all_sum(const struct hy_pass *pass, float *x, size_t n)
 {
     struct hy_all_sum_args args = {.x = x, .x_stride = n, .n = n, .y = x, .y_stride = n};
     if (!is_alone(pass))
-        hy_backend_all_sum(pass->backend, &args, pass->rows);
+        hy_backend_begin_all_sum(pass->backend, &args, pass->rows);
+}
+
+void hy_pass_end_all_sum(const struct hy_pass *pass)
+{
+    if (!is_alone(pass))
+        hy_backend_end_all_sum(pass->backend);
+}
+
+void hy_pass_all_sum(const struct hy_pass *pass, float *x, size_t n)
+{
+    hy_pass_begin_all_sum(pass, x, n);
+    hy_pass_end_all_sum(pass);
 }
 
 /* A rank's product is put where the norm was that began this part of the layer. */
@@ -119,5 +131,6 @@ void hy_pass_add_product(const struct hy_pass *pass, const float *x, size_t x_st
         .y = pass->work->x,
         .y_stride = hidden,
     };
-    hy_backend_all_sum(pass->backend, &args, pass->rows);
+    hy_backend_begin_all_sum(pass->backend, &args, pass->rows);
+    hy_backend_end_all_sum(pass->backend);
 }

@@ -27,6 +27,15 @@ struct pending {
     struct pending *next;
 };
 
+/* A sum over ranks that is under way: what its y will be, and its x, stand here, and poison there,
+ * until end_all_sum. */
+struct pending_sum {
+    struct hy_all_sum_args args;
+    size_t rows;
+    float *x, *y; /* [rows][n] */
+    struct pending_sum *next;
+};
+
 struct hy_device {
     struct hy_kernels kernels;
     int index;
@@ -37,6 +46,7 @@ struct hy_device {
     bool refuses; /* until finish */
     bool in_step;
     struct pending *pending;
+    struct pending_sum *sums;
 };
 
 struct block {
@@ -103,6 +113,12 @@ void *find(const void *data, size_t bytes, const char *what)
         abort();
     }
     return found;
+}
+
+/* Bytes of rows of n floats. */
+static size_t floats(size_t rows, size_t stride, size_t n)
+{
+    return ((rows - 1) * stride + n) * sizeof(float);
 }
 
 static void begin(const struct hy_device *device)
@@ -190,8 +206,38 @@ static void drop_pending(struct hy_device *device)
     }
 }
 
+static void put_rows(float *to, size_t stride, size_t n, size_t rows, const float *from)
+{
+    for (size_t t = 0; t < rows; t++)
+        memcpy(to + t * stride, from + t * n, n * sizeof *from);
+}
+
+/* y may be x. */
+static void end_sum(struct pending_sum *sum)
+{
+    const struct hy_all_sum_args *args = &sum->args;
+    float *x = find(args->x, floats(sum->rows, args->x_stride, args->n), "end of a sum: x");
+    float *y = find(args->y, floats(sum->rows, args->y_stride, args->n), "end of a sum: y");
+    put_rows(x, args->x_stride, args->n, sum->rows, sum->x);
+    put_rows(y, args->y_stride, args->n, sum->rows, sum->y);
+    free(sum->x);
+    free(sum->y);
+    free(sum);
+}
+
+static void end_sums(struct hy_device *device)
+{
+    while (device->sums) {
+        struct pending_sum *next = device->sums->next;
+        end_sum(device->sums);
+        device->sums = next;
+    }
+}
+
 static void device_close(struct hy_device *device)
 {
+    if (device->sums)
+        blame("a device is closed while a sum is under way");
     pthread_mutex_lock(&mutex);
     for (int i = 0; i < n_places; i++)
         if (blocks[i].data && blocks[i].device == device)
@@ -235,6 +281,7 @@ static hymba_status lose(struct hy_device *device, hymba_error *error)
 static hymba_status device_finish(struct hy_device *device, hymba_error *error)
 {
     begin_apart(device);
+    end_sums(device);
     if (fails(device, &control.n_finishes, control.fail_finish)) {
         drop_pending(device);
         device->failed = control.finish_status != HYMBA_ERROR_MEMORY;
@@ -340,12 +387,6 @@ static void device_convert(struct hy_device *device, const struct hy_convert_arg
 
 /* ----------------------------------------------------------------------- ops */
 
-/* Bytes of rows of n floats. */
-static size_t floats(size_t rows, size_t stride, size_t n)
-{
-    return ((rows - 1) * stride + n) * sizeof(float);
-}
-
 /* Of a matrix that may have none. */
 const void *find_scales(const void *scales, size_t rows, size_t columns, size_t group,
                         const char *what)
@@ -377,22 +418,28 @@ const struct hy_kernels *begin_op(const struct hy_device *device)
 
 /* ---------------------------------------------------------------------- ranks */
 
-/* The rows of x of all ranks, in the order of ranks, one row after another; from malloc. NULL: one
- * is missing. A device alone has its own. */
-static float *gather_rows(struct hy_device *device, const struct hy_all_sum_args *args,
-                          const float *x, size_t rows)
+/* The rows one after another, from malloc. */
+static float *take_rows(const float *from, size_t stride, size_t n, size_t rows)
 {
-    size_t n = args->n, bytes = rows * n * sizeof *x;
-    float *mine = malloc(bytes), *all = malloc(device->self.world_size * bytes);
+    float *taken = malloc(rows * n * sizeof *from);
     for (size_t t = 0; t < rows; t++)
-        memcpy(mine + t * n, x + t * args->x_stride, n * sizeof *x);
+        memcpy(taken + t * n, from + t * stride, n * sizeof *from);
+    return taken;
+}
+
+/* The rows of all ranks, in the order of ranks, one row after another; from malloc. NULL: one is
+ * missing. A device alone has its own. */
+static float *gather_rows(struct hy_device *device, const struct hy_all_sum_args *args,
+                          const float *mine, size_t rows)
+{
+    size_t bytes = rows * args->n * sizeof *mine;
+    float *all = malloc(device->self.world_size * bytes);
     bool whole = true;
     if (device->ranks)
         whole = !device->lost &&
                 guarded_ranks_gather(device->ranks, &device->self, mine, all, bytes);
     else
         memcpy(all, mine, bytes);
-    free(mine);
     if (whole)
         return all;
     device->lost = true;
@@ -400,23 +447,53 @@ static float *gather_rows(struct hy_device *device, const struct hy_all_sum_args
     return NULL;
 }
 
-static void device_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
-                           size_t rows)
+/* The rows of y with the sum of all ranks' rows of x. */
+static void add_rows(const struct hy_device *device, const struct hy_all_sum_args *args,
+                     const float *all, size_t rows, float *y)
+{
+    for (size_t i = 0; i < rows * args->n; i++) {
+        float sum = all[i];
+        for (uint32_t rank = 1; rank < device->self.world_size; rank++)
+            sum += all[rank * rows * args->n + i];
+        y[i] = args->accumulate ? y[i] + sum : sum;
+    }
+}
+
+static struct pending_sum *make_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                                    size_t rows)
+{
+    struct pending_sum *sum = calloc(1, sizeof *sum), **last = &device->sums;
+    while (*last)
+        last = &(*last)->next;
+    *last = sum;
+    sum->args = *args;
+    sum->rows = rows;
+    return sum;
+}
+
+/* What reads x or y from now on reads poison, and what writes them is written over. */
+static void device_begin_all_sum(struct hy_device *device, const struct hy_all_sum_args *args,
+                                 size_t rows)
 {
     begin(device);
-    const float *x = find(args->x, floats(rows, args->x_stride, args->n), "all_sum: x");
+    float *x = find(args->x, floats(rows, args->x_stride, args->n), "all_sum: x");
     float *y = find(args->y, floats(rows, args->y_stride, args->n), "all_sum: y");
-    float *all = gather_rows(device, args, x, rows);
+    struct pending_sum *sum = make_sum(device, args, rows);
+    sum->x = take_rows(x, args->x_stride, args->n, rows);
+    sum->y = take_rows(y, args->y_stride, args->n, rows);
+    float *all = gather_rows(device, args, sum->x, rows);
     control.n_sums++;
-    for (size_t t = 0; all && t < rows; t++)
-        for (size_t i = 0; i < args->n; i++) {
-            float sum = all[t * args->n + i];
-            for (uint32_t rank = 1; rank < device->self.world_size; rank++)
-                sum += all[(rank * rows + t) * args->n + i];
-            float *to = &y[t * args->y_stride + i];
-            *to = args->accumulate ? *to + sum : sum;
-        }
+    if (all)
+        add_rows(device, args, all, rows, sum->y);
     free(all);
+    poison_rows(x, rows, args->x_stride, args->n);
+    poison_rows(y, rows, args->y_stride, args->n);
+}
+
+static void device_end_all_sum(struct hy_device *device)
+{
+    begin(device);
+    end_sums(device);
 }
 
 static hymba_status device_make_id(unsigned char *id, hymba_error *error)
@@ -445,6 +522,7 @@ static hymba_status device_exchange(struct hy_device *device, const void *mine, 
                                     size_t bytes, hymba_error *error)
 {
     begin_apart(device);
+    end_sums(device);
     deliver_all(device);
     if (!device->ranks)
         memcpy(all, mine, bytes);
@@ -485,6 +563,8 @@ static void device_end_step(struct hy_device *device, bool run)
     begin(device);
     if (!device->in_step)
         blame("an end of no step");
+    if (device->sums)
+        blame("a sum that its step does not end");
     device->in_step = false;
 }
 
@@ -514,7 +594,8 @@ const struct hy_device_ops *hymba_device_plugin(uint32_t interface_version)
         .fuse = device_fuse,
         .swiglu = device_swiglu,
         .square_sums = device_square_sums,
-        .all_sum = device_all_sum,
+        .begin_all_sum = device_begin_all_sum,
+        .end_all_sum = device_end_all_sum,
         .sample = device_sample,
         .begin_step = device_begin_step,
         .end_step = device_end_step,

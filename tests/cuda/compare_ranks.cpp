@@ -110,13 +110,18 @@ static void close_party(struct party *party)
     party->ops->close(party->device);
 }
 
-/* Two sums, the second of what the first one gives. */
+/* Two sums, the second of what the first one gives. The first row of that is a sum by itself, under
+ * way together with that of the others. */
 static void queue_sums(struct party *party, size_t rows, size_t n)
 {
     struct hy_all_sum_args first = {party->x, n, n, false, party->y, n};
+    struct hy_all_sum_args others = {party->x + n, n, n, false, party->y + n, n};
     struct hy_all_sum_args second = {party->y, n, n, false, party->z, n};
-    party->ops->all_sum(party->device, &first, rows);
-    party->ops->all_sum(party->device, &second, rows);
+    party->ops->begin_all_sum(party->device, &first, 1);
+    party->ops->begin_all_sum(party->device, &others, rows - 1);
+    party->ops->end_all_sum(party->device);
+    party->ops->begin_all_sum(party->device, &second, rows);
+    party->ops->end_all_sum(party->device);
 }
 
 static void check_sums(struct party *party, size_t rows, size_t n, bool whole)
