@@ -127,12 +127,12 @@ struct hy_device_ops {
                         size_t rows);
 
     /*
-     * Sums over ranks, of a device that has joined others. All ranks begin them for the same rows of
-     * the same n in the same order. A sum begins behind what was queued before; from then until
-     * end_all_sum what is called may run beside it, so it neither reads nor writes the sum's x and y,
-     * and nothing releases them. Several may be under way, which touch nothing of each other either;
-     * one end_all_sum ends all of them, and what is called then comes behind them. A step ends what
-     * it began. finish and exchange end sums, too.
+     * Sums over ranks, of a device that has joined others. All ranks begin them for the same rows
+     * of the same n in the same order. A sum begins behind what was queued before; from then until
+     * end_all_sum what is called may run beside it, so it neither reads nor writes the sum's x and
+     * y, and nothing releases them. Several may be under way, which touch nothing of each other
+     * either; one end_all_sum ends all of them, and what is called then comes behind them. A step
+     * ends what it began. finish and exchange end sums, too.
      */
     void (*begin_all_sum)(struct hy_device *device, const struct hy_all_sum_args *args,
                           size_t rows);

@@ -150,7 +150,7 @@ static const float *sum_squares(const struct hy_pass *pass)
         .n = n,
         .sums = work->square_sums,
     };
-    if (pass->context->ranks.world_size == 1)
+    if (hy_pass_is_alone(pass))
         return NULL;
     hy_backend_square_sums(pass->backend, &args, pass->rows);
     hy_pass_all_sum(pass, args.sums, 2);
@@ -191,6 +191,22 @@ static const float *fuse(const struct hy_pass *pass, uint32_t index, struct hy_r
     return pass->work->fused;
 }
 
+/* Sections 4a and 4b. Among ranks the first half of the second one comes first, so that its sum is
+ * under way while attention runs. */
+static void run_streams(const struct hy_pass *pass, uint32_t index)
+{
+    const struct hy_layer_plan *layer = &pass->plan->layers[index];
+    const bool scans = layer->ssm != HYMBA_SSM_NONE, alone = hy_pass_is_alone(pass);
+    if (scans && !alone)
+        hy_pass_begin_scan(pass, index);
+    if (layer->attention != HYMBA_ATTENTION_NONE)
+        hy_pass_attend(pass, index);
+    if (scans && alone)
+        hy_pass_begin_scan(pass, index);
+    if (scans)
+        hy_pass_scan(pass, index);
+}
+
 static void run_mixer(const struct hy_pass *pass, uint32_t index)
 {
     const struct hy_layer_plan *layer = &pass->plan->layers[index];
@@ -201,10 +217,7 @@ static void run_mixer(const struct hy_pass *pass, uint32_t index)
         norm_stream(pass, work->x, weights->input_norm, &weights->in_proj, false);
     hy_pass_probe(pass, HY_PROBE_IN_PROJ, (int)index, work->u, hidden, hidden);
     hy_pass_multiply(pass, work->u, hidden, &rounded, &weights->in_proj, NULL, work->proj);
-    if (layer->attention != HYMBA_ATTENTION_NONE)
-        hy_pass_attend(pass, index);
-    if (layer->ssm != HYMBA_SSM_NONE)
-        hy_pass_scan(pass, index);
+    run_streams(pass, index);
     const float *mixed = fuse(pass, index, &rounded);
     hy_pass_probe(pass, HY_PROBE_OUT_PROJ, (int)index, mixed, layer->out_columns,
                   layer->out_columns);
@@ -244,8 +257,7 @@ static void run_ffn(const struct hy_pass *pass, uint32_t index)
 /* A rank among others, which would wait for it, goes on; it votes behind the step. */
 static hymba_status check_cancel(const struct hy_pass *pass, hymba_error *error)
 {
-    bool alone = pass->context->ranks.world_size == 1;
-    return alone ? hy_context_check_cancel(pass->context, error) : HYMBA_OK;
+    return hy_pass_is_alone(pass) ? hy_context_check_cancel(pass->context, error) : HYMBA_OK;
 }
 
 static hymba_status run_layers(const struct hy_pass *pass, hymba_error *error)

@@ -97,17 +97,24 @@ static struct hy_rounded convolve(const struct hy_pass *pass, uint32_t index)
                                  : hy_pass_round(pass, args.y, args.y_stride, &weights->x_proj);
 }
 
-/* Section 4b, up to the scan's inputs: convolution, then dt, B and C with their norms. */
+void hy_pass_begin_scan(const struct hy_pass *pass, uint32_t index)
+{
+    const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
+    struct hy_workspace *work = pass->work;
+    struct hy_rounded rounded = convolve(pass, index);
+    hy_pass_multiply(pass, work->conv, pass->config->inner_size, &rounded, &weights->x_proj, NULL,
+                     work->dt_b_c);
+    hy_pass_begin_all_sum(pass, work->dt_b_c, weights->x_proj.rows);
+}
+
+/* The scan's inputs: dt, B and C with their norms. */
 static void prepare_scan(const struct hy_pass *pass, uint32_t index)
 {
     const struct hy_layer_weights *weights = &pass->context->weights->layers[index];
     const struct hy_config *config = pass->config;
     struct hy_workspace *work = pass->work;
     size_t rank = config->dt_rank, n = config->state_size, stride = rank + 2 * n;
-    struct hy_rounded rounded = convolve(pass, index);
-    hy_pass_multiply(pass, work->conv, config->inner_size, &rounded, &weights->x_proj, NULL,
-                     work->dt_b_c);
-    hy_pass_all_sum(pass, work->dt_b_c, stride);
+    hy_pass_end_all_sum(pass);
     struct hy_norm_parts_args args = {
         .x = work->dt_b_c,
         .x_stride = stride,

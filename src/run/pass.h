@@ -42,15 +42,19 @@ void hy_pass_multiply(const struct hy_pass *pass, const float *x, size_t x_strid
 void hy_pass_add_product(const struct hy_pass *pass, const float *x, size_t x_stride,
                          const struct hy_rounded *rounded, const struct hy_matrix *w);
 
-/* Among ranks, rows of n elements become the sums over all ranks of theirs; alone they are that. From
- * begin to end nothing else may touch them: what is called meanwhile may run beside the sum. */
+/* Whether there are no other ranks. */
+bool hy_pass_is_alone(const struct hy_pass *pass);
+
+/* Among ranks, rows of n elements become the sums over all ranks of theirs; alone they are that.
+ * From begin to end nothing else may touch them: what is called then may run beside the sum. */
 void hy_pass_begin_all_sum(const struct hy_pass *pass, float *x, size_t n);
 void hy_pass_end_all_sum(const struct hy_pass *pass);
 void hy_pass_all_sum(const struct hy_pass *pass, float *x, size_t n);
 
 /* Of a layer, from in_proj's output on: section 4a, into workspace.attention, and section 4b, into
- * workspace.ssm. */
+ * workspace.ssm. Its first half, up to dt, B and C, begins their sum over ranks. */
 void hy_pass_attend(const struct hy_pass *pass, uint32_t index);
+void hy_pass_begin_scan(const struct hy_pass *pass, uint32_t index);
 void hy_pass_scan(const struct hy_pass *pass, uint32_t index);
 
 #endif

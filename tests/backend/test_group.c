@@ -311,6 +311,50 @@ START_TEST(kernels_are_measured_on_all_devices)
 }
 END_TEST
 
+/* ------------------------------------------------------------- long prompts */
+
+enum { ROWS_TOGETHER = 512, LONG = ROWS_TOGETHER + 61 }; /* rows whose product is one sum: pass.c */
+
+/* The logits behind the first n of some tokens, computed in steps of so many rows; how many sums
+ * that took. */
+static long append_long(int32_t compute, uint32_t max_step_tokens, size_t n, float *logits)
+{
+    static int32_t tokens[LONG];
+    const hymba_context_params params = {.compute = compute, .max_step_tokens = max_step_tokens};
+    hymba_context *context = open_group("cuda:0,1", params);
+    hymba_session *session = create_session(context, (hymba_session_params){0});
+    const float *found;
+    for (size_t i = 0; i < LONG; i++)
+        tokens[i] = (int32_t)(i * i % VOCABULARY);
+    test_status(hymba_session_append(session, tokens, 1, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
+                error); /* with the meta tokens */
+    long before = guarded->n_sums;
+    test_status(hymba_session_append(session, tokens, n, HYMBA_LOGITS_LAST, &error), HYMBA_OK,
+                error);
+    long n_sums = guarded->n_sums - before;
+    test_status(hymba_session_logits(session, &found, NULL, &error), HYMBA_OK, error);
+    memcpy(logits, found, VOCABULARY * sizeof *logits);
+    hymba_session_release(session);
+    hymba_context_release(context);
+    return n_sums;
+}
+
+/* Products of many rows are summed in blocks: one more sum for each of two products of four layers,
+ * on two devices. Rows have the bits that they have in steps that are no block long. */
+START_TEST(long_prompts_are_summed_in_blocks)
+{
+    static const int32_t computes[] = {HYMBA_COMPUTE_F32, HYMBA_COMPUTE_BF16, HYMBA_COMPUTE_INT8,
+                                       HYMBA_COMPUTE_FP8};
+    float whole[VOCABULARY], parts[VOCABULARY];
+    guarded->has_bf16 = 1;
+    long one = append_long(computes[_i], 1024, ROWS_TOGETHER, whole);
+    long two = append_long(computes[_i], 1024, LONG, whole);
+    ck_assert_int_eq(two, one + 2 * 4 * 2);
+    append_long(computes[_i], 100, LONG, parts);
+    ck_assert_mem_eq(whole, parts, sizeof whole);
+}
+END_TEST
+
 START_TEST(scheduled_requests_give_what_they_give_alone)
 {
     enum { N = 4 };
@@ -680,6 +724,7 @@ int main(void)
     tcase_add_test(sessions, ranks_have_the_same_snapshots_within_a_budget);
     tcase_add_test(sessions, texts_and_scores_are_those_of_one_device);
     tcase_add_test(sessions, kernels_are_measured_on_all_devices);
+    tcase_add_loop_test(sessions, long_prompts_are_summed_in_blocks, 0, 4);
     tcase_add_test(sessions, scheduled_requests_give_what_they_give_alone);
     tcase_add_test(sessions, a_request_without_memory_on_one_device_fails_alone);
     suite_add_tcase(suite, sessions);

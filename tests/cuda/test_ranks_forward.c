@@ -54,10 +54,22 @@ enum { MIXED = 0, N_RUN = 3, WIDE = 3 };
 
 static hymba_error error = {.struct_size = sizeof error};
 
-static void setup(void)
+static void open_devices(const char *streams)
 {
     ck_assert_int_eq(setenv("HYMBA_HARNESS_DEVICES", "3", 1), 0);
+    ck_assert_int_eq(setenv("HYMBA_HARNESS_STREAMS", streams, 1), 0);
     harness_plugin_open();
+}
+
+/* Gathers as late as may be, or as early. */
+static void setup(void)
+{
+    open_devices("late");
+}
+
+static void set_up_early(void)
+{
+    open_devices("early");
 }
 
 /* Where a step takes long, quantised weights are left to weights_on_devices. */
@@ -499,10 +511,12 @@ int main(void)
 {
     Suite *suite = suite_create("ranks of whole models");
     TCase *numbers = tcase_create("numbers"), *bits = tcase_create("bits");
-    TCase *memory = tcase_create("memory"), *cases[] = {numbers, bits, memory};
+    TCase *memory = tcase_create("memory"), *early = tcase_create("bits, gathers early");
+    TCase *cases[] = {numbers, bits, memory, early};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tcase_set_timeout(cases[i], 900);
-        tcase_add_checked_fixture(cases[i], setup, harness_plugin_close);
+        tcase_add_checked_fixture(cases[i], cases[i] == early ? set_up_early : setup,
+                                  harness_plugin_close);
         suite_add_tcase(suite, cases[i]);
     }
     tcase_add_loop_test(numbers, f32, 0, N_RUN);
@@ -510,6 +524,8 @@ int main(void)
     tcase_add_loop_test(numbers, rounded, 0, N_ROUNDINGS);
     tcase_add_test(bits, graphs_change_no_bit);
     tcase_add_test(bits, neighbours_change_no_bit);
+    tcase_add_test(early, graphs_change_no_bit);
+    tcase_add_test(early, neighbours_change_no_bit);
     tcase_add_loop_test(memory, weights_on_devices, 0, 8);
     tcase_add_test(memory, copies_of_weights);
     tcase_add_test(memory, memory_of_ranks);
