@@ -4,6 +4,8 @@
  */
 #include "ranks_test.h"
 
+#include <math.h>
+
 #include <algorithm>
 
 enum { BLOCK_ROWS = 3, BLOCKS = 3, BESIDE_ROWS = BLOCK_ROWS * BLOCKS };
@@ -112,6 +114,50 @@ START_TEST(sums_beside_other_work_have_the_same_bits)
 }
 END_TEST
 
+enum { WIDTH = 32, PRODUCT_ROWS = 2 * HY_PANEL_ROWS + 5, BUFFER_ROWS = 3 * HY_PANEL_ROWS };
+
+/* A product's rows, in blocks of so many, added to y over ranks, each block while the next one is
+ * multiplied. */
+static std::vector<float> run_product(struct rank *rank, const std::vector<float> &values,
+                                      size_t block)
+{
+    std::vector<float> found(PRODUCT_ROWS * WIDTH);
+    float *x = make_floats(rank, values), *y = make_floats(rank, values);
+    float *u = make_floats(rank, std::vector<float>(values.size(), NAN));
+    for (size_t row = 0; row < PRODUCT_ROWS; row += block) {
+        struct hy_matmul_args product = {};
+        product.x = x + row * WIDTH;
+        product.w = x;
+        product.dtype = HYMBA_DTYPE_F32;
+        product.m = std::min<size_t>(block, PRODUCT_ROWS - row);
+        product.n = product.k = product.x_stride = product.w_stride = product.y_stride = WIDTH;
+        product.y = u + row * WIDTH;
+        product.room = row + product.m == PRODUCT_ROWS ? BUFFER_ROWS - PRODUCT_ROWS : 0;
+        struct hy_all_sum_args sum = {product.y, WIDTH, WIDTH, true, y + row * WIDTH, WIDTH};
+        ops->matmul(rank->device, &product);
+        ops->begin_all_sum(rank->device, &sum, product.m);
+    }
+    ops->end_all_sum(rank->device);
+    read_floats(rank, y, &found);
+    for (float *data : {x, y, u})
+        ops->release(rank->device, data);
+    return found;
+}
+
+START_TEST(products_in_blocks_have_the_bits_of_whole_ones)
+{
+    struct world world;
+    const auto x = random_parts(2, BUFFER_ROWS * WIDTH);
+    open_world(&world, 2, PATIENT);
+    together_ok(&world, [&](struct rank *rank) {
+        const std::vector<float> &own = x[rank->index];
+        if (run_product(rank, own, HY_PANEL_ROWS) != run_product(rank, own, PRODUCT_ROWS))
+            rank->status = HYMBA_ERROR_INTERNAL;
+    });
+    close_world(&world);
+}
+END_TEST
+
 /* Which end them. */
 START_TEST(finishes_and_exchanges_with_sums_under_way)
 {
@@ -146,9 +192,9 @@ END_TEST
 START_TEST(streams_that_cannot_be_ordered)
 {
     const auto x = random_parts(2, BESIDE_ROWS * STEP_N);
-    for (unsigned nth = 2; nth <= 26; nth += 4) {
+    for (unsigned nth = 2; nth <= 26; nth += 6) {
         struct world world;
-        open_world(&world, 2, HASTY);
+        open_world(&world, 2, SHORT);
         together(&world, [&](struct rank *rank) {
             struct beside beside = make_beside(rank, x[rank->index]);
             std::vector<float> expected = run_blocks(rank, &beside, false, false);
@@ -179,6 +225,7 @@ int main(void)
         tcase_add_checked_fixture(tests, early ? set_up_early : setup, teardown);
         tcase_set_timeout(tests, 120);
         tcase_add_test(tests, sums_beside_other_work_have_the_same_bits);
+        tcase_add_test(tests, products_in_blocks_have_the_bits_of_whole_ones);
         tcase_add_test(tests, finishes_and_exchanges_with_sums_under_way);
         tcase_add_loop_test(tests, streams_that_cannot_be_ordered, 0, 2);
         suite_add_tcase(suite, tests);

@@ -641,7 +641,8 @@ END_TEST
 
 START_TEST(joining_without_memory)
 {
-    for (const char *call : {"cudaMalloc", "cudaHostAlloc"}) {
+    for (const char *call : {"cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithPriority",
+                             "cudaEventCreateWithFlags"}) {
         struct world world;
         open_apart(&world, 1);
         struct rank *rank = &world.ranks[0];
