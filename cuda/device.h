@@ -1,8 +1,9 @@
 /*
  * The plug-in's device: one CUDA device seen through one stream, with the memory that carries data
  * between it and the host. Everything is queued on that stream, so an op reads what those before it
- * wrote, and one area of device memory serves all launches that need it, one after another. Nothing
- * is shared between objects: a process may have many, of one device or of several.
+ * wrote, and one area of device memory serves all launches that need it, one after another. Sums
+ * over ranks alone run beside it, in memory of their own (ranks.cu). Nothing is shared between
+ * objects: a process may have many, of one device or of several.
  *
  * A failure is kept, the first one, and told by `finish`; until then nothing more is queued.
  */
