@@ -85,6 +85,41 @@ START_TEST(rows_that_are_no_numbers)
 }
 END_TEST
 
+/* The least magnitude that is rounded by, and what is just below. */
+START_TEST(least_that_is_rounded)
+{
+    hymba_dtype dtype = dtypes[_i];
+    unsigned char bytes[32];
+    float least = 0x1p-118f, below = least * (1 - 0x1p-24f);
+    hy_round_by_rows(&least, 1, dtype, bytes);
+    ck_assert_double_eq(value_of(dtype, bytes[0]), dtype == HYMBA_DTYPE_INT8 ? 127.0 : 448.0);
+    hy_round_by_rows(&below, 1, dtype, bytes);
+    ck_assert_double_eq(value_of(dtype, bytes[0]), 0.0);
+}
+END_TEST
+
+/* Halfway between two values: to the even one. */
+START_TEST(halves_go_to_the_even_one)
+{
+    static const struct {
+        hymba_dtype dtype;
+        float x[8];
+        double expected[8];
+    } rows[] = {
+        {HYMBA_DTYPE_INT8,
+         {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f},
+         {127, 0, 2, 2, 0, -2, -2, 126}},
+        {HYMBA_DTYPE_FP8,
+         {448.0f, 17.0f, 19.0f, -17.0f, -19.0f, 0x1p-10f, 0x3p-10f, -0x5p-10f},
+         {448, 16, 20, -16, -20, 0, 0x2p-9, -0x2p-9}},
+    };
+    unsigned char bytes[32];
+    hy_round_by_rows(rows[_i].x, 8, rows[_i].dtype, bytes);
+    for (size_t i = 0; i < 8; i++)
+        ck_assert_double_eq(value_of(rows[_i].dtype, bytes[i]), rows[_i].expected[i]);
+}
+END_TEST
+
 /* By the op's table as by the function. */
 START_TEST(round_is_the_same)
 {
@@ -195,6 +230,79 @@ START_TEST(products_are_near)
 }
 END_TEST
 
+/* A product of two rows, or of parts of rows, each rounded by itself. */
+struct part {
+    double exact, product;
+    double bound; /* what rounding may change */
+    float x_scale, w_scale;
+};
+
+/* Numbers are rounded by half a step at most; factor and scale are rounded, too. */
+static double rounding_of(const float *x, const float *w, size_t n, hymba_dtype dtype,
+                          const struct part *part)
+{
+    double sum = 0.0, x_scale = (double)part->x_scale, w_scale = (double)part->w_scale;
+    for (size_t i = 0; i < n; i++) {
+        double a = fabs((double)x[i]), b = fabs((double)w[i]);
+        double of_a = half_step(dtype, a / x_scale) * x_scale;
+        double of_b = half_step(dtype, b / w_scale) * w_scale;
+        sum += a * of_b + b * of_a + of_a * of_b;
+    }
+    return sum * (1 + 1e-4);
+}
+
+static struct part multiply_part(const float *x, const float *w, size_t n, hymba_dtype dtype)
+{
+    unsigned char x_bytes[MOST + 32], w_bytes[MOST + 32];
+    struct part part = {.x_scale = hy_round_by_rows(x, n, dtype, x_bytes),
+                        .w_scale = hy_round_by_rows(w, n, dtype, w_bytes)};
+    float y = 0.0f;
+    struct hy_rounded rounded = {.dtype = dtype, .data = x_bytes, .stride = hy_padded_row(n),
+                                 .scales = &part.x_scale, .group = n};
+    struct hy_matmul_args args = {.rounded = &rounded, .m = 1, .n = 1, .k = n, .w = w_bytes,
+                                  .dtype = dtype, .w_stride = rounded.stride,
+                                  .w_scales = &part.w_scale, .group = n, .y = &y, .y_stride = 1,
+                                  .by_rows = true};
+    hy_matmul_by_rows(&args, 0, 1);
+    part.product = (double)y;
+    for (size_t i = 0; i < n; i++)
+        part.exact += (double)x[i] * (double)w[i];
+    part.bound = rounding_of(x, w, n, dtype, &part) + (double)n * 0x1p-20;
+    return part;
+}
+
+/*
+ * Devices that each have some columns of a matrix round their parts of rows by themselves, with
+ * scales that are at most the whole row's. So the sum of parts is not the whole row's product, but
+ * in int8 no farther from the exact one than that may be. Steps of fp8 are scales times powers of
+ * two, with numbers between 8 and 16 steps: a smaller scale can make a step up to twice as great.
+ */
+START_TEST(parts_of_rows)
+{
+    float x[MOST], w[MOST];
+    hymba_dtype dtype = dtypes[_i];
+    bool fp8 = dtype == HYMBA_DTYPE_FP8;
+    int n_apart = 0;
+    for (int number = 0; number < CASES; number++) {
+        size_t n = 3 + test_random_below(MOST - 2), cut = 1 + test_random_below(n - 1);
+        fill(x, n, 3.0f);
+        fill(w, n, 0.1f);
+        x[test_random_below(n)] *= 20.0f; /* so one part has a greater scale */
+        struct part whole = multiply_part(x, w, n, dtype);
+        struct part first = multiply_part(x, w, cut, dtype);
+        struct part second = multiply_part(x + cut, w + cut, n - cut, dtype);
+        double sum = first.product + second.product, bound = first.bound + second.bound;
+        ck_assert(fmaxf(first.x_scale, second.x_scale) == whole.x_scale);
+        ck_assert(fmaxf(first.w_scale, second.w_scale) == whole.w_scale);
+        ck_assert_double_le(bound, (fp8 ? 2 + 1.0 / 8 : 1) * whole.bound + 0x1p-20);
+        ck_assert_double_le(fabs(whole.product - whole.exact), whole.bound);
+        ck_assert_double_le(fabs(sum - whole.exact), bound);
+        n_apart += sum != whole.product;
+    }
+    ck_assert_int_gt(n_apart, CASES / 2);
+}
+END_TEST
+
 /* The longest row whose sum fits, of the greatest values. */
 START_TEST(the_longest_row_of_int8)
 {
@@ -222,8 +330,11 @@ int main(void)
     TCase *rows = tcase_create("by rows");
     tcase_add_test(rows, values_are_the_nearest);
     tcase_add_loop_test(rows, rows_that_are_no_numbers, 0, 2);
+    tcase_add_loop_test(rows, least_that_is_rounded, 0, 2);
+    tcase_add_loop_test(rows, halves_go_to_the_even_one, 0, 2);
     tcase_add_loop_test(rows, round_is_the_same, 0, 2);
     tcase_add_test(rows, products_are_near);
+    tcase_add_loop_test(rows, parts_of_rows, 0, 2);
     tcase_add_test(rows, the_longest_row_of_int8);
     suite_add_tcase(suite, rows);
     return test_main(suite);

@@ -99,6 +99,7 @@ START_TEST(rows_of_every_type)
             }
         }
         hy_row_rounder_free(&rounder, &memory);
+        ck_assert_uint_eq(memory.used, 0);
     }
     free(weights);
 }
