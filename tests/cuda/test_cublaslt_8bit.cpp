@@ -135,10 +135,11 @@ START_TEST(sums)
             float number;
             memcpy(&integer, place, 4);
             memcpy(&number, place, 4);
-            if (fp8)
-                ck_assert(fabs((double)number - sum) <= K * 0x1p-24 * magnitude);
-            else
-                ck_assert_double_eq((double)integer, sum);
+            const bool right = fp8 ? fabs((double)number - sum) <= K * 0x1p-24 * magnitude
+                                   : (double)integer == sum;
+            if (!right)
+                ck_abort_msg("row %zu, column %zu: %g or %d, expected %g", (size_t)j, (size_t)i,
+                             (double)number, (int)integer, sum);
         }
 }
 END_TEST

@@ -69,9 +69,9 @@ public:
                           (double)actual_scales[t], (double)scale);
             for (size_t i = 0; i < stride; i++) {
                 const int wanted = i < expected.size() ? expected[i] : (int)UNTOUCHED;
-                ck_assert_msg(actual[t * stride + i] == wanted,
-                              "%s: row %zu of %zu elements, byte %zu: %02x, not %02x", what, t, n,
-                              i, actual[t * stride + i], wanted);
+                if (actual[t * stride + i] != wanted)
+                    ck_abort_msg("%s: row %zu of %zu elements, byte %zu: %02x, not %02x", what, t,
+                                 n, i, actual[t * stride + i], wanted);
             }
         }
     }
@@ -222,6 +222,33 @@ START_TEST(swiglu)
 }
 END_TEST
 
+/* The least and the greatest magnitude that a row is rounded by, and what is just beyond; halves,
+ * which go to the even neighbour. */
+START_TEST(borders_and_halves)
+{
+    static const float least = 0x1p-118f, most = 0x1.fffffep127f;
+    static const float rows[][8] = {
+        {least, least / 2},
+        {least, -least, least * 0.75f},
+        {least * (1 - 0x1p-24f), least / 2},
+        {most, -most / 2, most / 3},
+        {INFINITY, 1.0f},
+        {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f},
+        {448.0f, 17.0f, 19.0f, -17.0f, -19.0f, 0x1p-10f, 0x3p-10f, -0x5p-10f},
+    };
+    enum { ROWS = sizeof rows / sizeof rows[0], N = 8 };
+    floats x;
+    for (const auto &row : rows)
+        x.insert(x.end(), row, row + N);
+    const rounded_rows rounded(dtypes[_i], ROWS, N);
+    device_array<float> device_x(x);
+    struct hy_round_args args = {device_x.data, N, N, rounded.form()};
+    hy_cuda_round(NULL, &args, ROWS);
+    check_harness();
+    rounded.check(x, N, "borders");
+}
+END_TEST
+
 /* A single row gives the bits that it gives among others. */
 START_TEST(one_row)
 {
@@ -259,6 +286,7 @@ int main(void)
     tcase_add_test(tcase, rms_norm_in_place);
     tcase_add_test(tcase, fuse);
     tcase_add_test(tcase, swiglu);
+    tcase_add_loop_test(tcase, borders_and_halves, 0, 2);
     tcase_add_loop_test(tcase, one_row, 0, 2);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
