@@ -177,10 +177,15 @@ static struct hy_span make_span(const struct scene *scene, size_t position, size
     return span;
 }
 
+struct head_sizes {
+    size_t n_heads, n_kv_heads, v_size;
+};
+
 /* The first keys are pinned; half of the sequences have a window, which leaves a gap behind these,
  * and the others' keys lie in two spans. */
 static void call_attention(const struct scene *scene, const std::vector<size_t> &lengths,
-                           size_t rows, const float *q, float *out, bool repeated = false)
+                           size_t rows, const float *q, float *out, bool repeated = false,
+                           const struct head_sizes &sizes = {HEADS, HEADS, SIZE})
 {
     std::vector<struct hy_span> spans;
     std::vector<struct hy_attention_sequence> sequences(lengths.size());
@@ -203,8 +208,10 @@ static void call_attention(const struct scene *scene, const std::vector<size_t> 
     args.out = out;
     args.out_stride = N;
     args.repeated = repeated;
-    args.n_heads = args.n_kv_heads = HEADS;
-    args.qk_size = args.v_size = SIZE;
+    args.n_heads = sizes.n_heads;
+    args.n_kv_heads = sizes.n_kv_heads;
+    args.qk_size = SIZE;
+    args.v_size = sizes.v_size;
     args.scale = 0.25f;
     args.cache_type = HYMBA_DTYPE_F32;
     args.sequences = sequences.data();
@@ -353,6 +360,34 @@ START_TEST(repeated_attention_shares_its_lists)
         ck_assert(memcmp(expected.data(), found.data(), expected.size() * sizeof(float)) == 0);
     }
     ck_assert_uint_eq(whole.lines.graphs.size(), 1);
+    close_scene(&single);
+    close_scene(&whole);
+}
+END_TEST
+
+/* But not a call with other heads or other values, whose plan is another. */
+START_TEST(repeated_attention_with_other_heads_has_its_own_lists)
+{
+    static const struct head_sizes calls_sizes[] = {
+        {2, 2, SIZE}, {2, 1, SIZE}, {1, 1, SIZE}, {1, 1, SIZE / 2}};
+    const std::vector<size_t> lengths = {300, 290, 400, 511};
+    struct scene single, whole;
+    open_scene(&single);
+    open_scene(&whole);
+    for (struct scene *scene : {&single, &whole}) {
+        size_t used = 0;
+        if (scene == &whole)
+            ops->begin_step(scene->device, 4);
+        for (const struct head_sizes &sizes : calls_sizes) {
+            call_attention(scene, lengths, 4, scene->x, scene->out, used > 0, sizes);
+            ck_assert(scene == &single || scene->device->step.lists.used > used);
+            used = scene->device->step.lists.used;
+        }
+        if (scene == &whole)
+            ops->end_step(scene->device, true);
+    }
+    std::vector<float> expected = read_results(&single, 4), found = read_results(&whole, 4);
+    ck_assert(memcmp(expected.data(), found.data(), expected.size() * sizeof(float)) == 0);
     close_scene(&single);
     close_scene(&whole);
 }
@@ -759,6 +794,7 @@ int main()
     tcase_add_test(tests, a_step_has_the_bits_of_its_ops);
     tcase_add_test(tests, attention_of_any_length_is_padded);
     tcase_add_test(tests, repeated_attention_shares_its_lists);
+    tcase_add_test(tests, repeated_attention_with_other_heads_has_its_own_lists);
     tcase_add_test(tests, sessions_come_and_go_without_a_capture);
     tcase_add_test(tests, remembered_steps_are_bounded);
     tcase_add_test(tests, graphs_go_when_memory_moves);
