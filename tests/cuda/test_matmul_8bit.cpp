@@ -112,8 +112,12 @@ struct narrow {
 class problem {
 public:
     problem(hymba_dtype dtype_, size_t m_, size_t n_, size_t k_)
-        : m(m_), n(n_), k(k_), dtype(dtype_),
-          x(random_floats(m * k, 2.0f), m, k, dtype, 16 * test_random_below(3)),
+        : problem(dtype_, m_, n_, k_, 16 * test_random_below(3))
+    {
+    }
+    /* Rows of x lie so many bytes farther apart than they are long. */
+    problem(hymba_dtype dtype_, size_t m_, size_t n_, size_t k_, size_t more)
+        : m(m_), n(n_), k(k_), dtype(dtype_), x(random_floats(m * k, 2.0f), m, k, dtype, more),
           w(random_floats(n * k, 0.1f), n, k, dtype, 0), bias(random_floats(n, 1.0f))
     {
     }
@@ -242,6 +246,14 @@ START_TEST(products_are_generic_c_s)
         check_products(p, true, true, 0);
         check_products(p, _i % 2, !(_i % 2), 128);
     }
+}
+END_TEST
+
+/* One matrix's products with rows at other distances, on one device. */
+START_TEST(distances_of_rows)
+{
+    for (size_t more : {0, 32, 16, 0})
+        check_products(problem(dtypes[_i], 20, 40, 64, more), false, false, 128);
 }
 END_TEST
 
@@ -403,6 +415,7 @@ int main(void)
     tcase_add_checked_fixture(open, setup_open, teardown);
     tcase_add_loop_test(open, products_are_generic_c_s, 0,
                         (int)(sizeof shapes / sizeof shapes[0]));
+    tcase_add_loop_test(open, distances_of_rows, 0, 2);
     tcase_add_test(open, greatest_values);
     tcase_add_loop_test(open, scales_that_are_no_numbers, 0, 2);
     tcase_add_loop_test(open, bits_of_rows, 0, 2);

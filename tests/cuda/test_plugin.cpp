@@ -580,6 +580,23 @@ START_TEST(missing_memory_leaves_the_device_usable)
 }
 END_TEST
 
+/* A room that could not grow has nothing, so that the next one that wants less of it takes some. */
+START_TEST(a_room_that_could_not_grow_is_empty)
+{
+    struct hy_device *device = open_first();
+    struct hy_room *room = &device->scratch;
+    ck_assert(hy_cuda_reserve(device, room, 100000, "taking memory"));
+    for (unsigned nth = 1; nth <= 2; nth++)
+        harness_fail_next("cudaMallocFromPoolAsync", nth, cudaErrorMemoryAllocation);
+    ck_assert(!hy_cuda_reserve(device, room, 1000000, "taking memory"));
+    test_status(finish(device), HYMBA_ERROR_MEMORY, error);
+    ck_assert(hy_cuda_reserve(device, room, 1000, "taking memory"));
+    ck_assert_ptr_nonnull(room->data);
+    test_status(finish(device), HYMBA_OK, error);
+    ops->close(device);
+}
+END_TEST
+
 /* What is queued after a failure is left out, and finish tells of the first one, for good. */
 START_TEST(failed_launch_fails_the_device)
 {
@@ -699,6 +716,7 @@ int main()
 {
     Suite *suite = suite_create("plugin");
     TCase *tcase = tcase_create("plugin");
+    tcase_set_timeout(tcase, 120);
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, table_has_the_version_alone);
     tcase_add_test(tcase, open_tells_of_the_device);
@@ -721,6 +739,7 @@ int main()
     tcase_add_test(tcase, lists_of_copies_need_no_memory);
     tcase_add_test(tcase, long_lists_make_room);
     tcase_add_test(tcase, missing_memory_leaves_the_device_usable);
+    tcase_add_test(tcase, a_room_that_could_not_grow_is_empty);
     tcase_add_test(tcase, failed_launch_fails_the_device);
     tcase_add_test(tcase, lost_device_is_told_by_finish);
     tcase_add_test(tcase, step_with_each_call_failing);
