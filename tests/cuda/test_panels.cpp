@@ -54,13 +54,16 @@ struct problem {
 
 enum { PANEL = 128, PANEL_F32 = 32 };
 
-/* The results of rows first .. first + count, whose memory has room for so many more. */
-static floats multiply(const struct problem &p, size_t first, size_t count, size_t room)
+/* The results of rows first .. first + count, whose memory has room for so many more; they lie
+ * `gap` elements apart. */
+static floats multiply(const struct problem &p, size_t first, size_t count, size_t room,
+                       size_t gap = 0)
 {
     test_random_seed(7);
+    const size_t y_stride = p.n + gap;
     const size_t stride = hy_padded_row(p.k);
     const floats x = random_floats(p.rows * stride, 1.0f), w = random_floats(p.n * p.k, 1.0f);
-    const floats bias = random_floats(p.n, 1.0f), y = random_floats(p.rows * p.n, 1.0f);
+    const floats bias = random_floats(p.n, 1.0f), y = random_floats(p.rows * y_stride, 1.0f);
     std::vector<uint16_t> x_narrow(x.size()), w_narrow(w.size());
     hy_row_from_f32(x.data(), HYMBA_DTYPE_BF16, x_narrow.data(), x.size());
     hy_row_from_f32(w.data(), HYMBA_DTYPE_BF16, w_narrow.data(), w.size());
@@ -76,18 +79,19 @@ static floats multiply(const struct problem &p, size_t first, size_t count, size
     args.x_stride = stride;
     args.rounded = p.narrow ? &rounded : NULL;
     args.m = count;
-    args.n = args.y_stride = p.n;
+    args.n = p.n;
+    args.y_stride = y_stride;
     args.k = args.w_stride = p.k;
     args.w = p.narrow ? (const void *)device_w_narrow : device_w;
     args.dtype = p.narrow ? HYMBA_DTYPE_BF16 : HYMBA_DTYPE_F32;
     args.bias = p.biased ? device_bias : NULL;
     args.accumulate = p.accumulates;
-    args.y = device_y + first * p.n;
+    args.y = device_y + first * y_stride;
     args.room = room;
     ops->matmul(device, &args);
     floats results(count * p.n);
-    struct hy_copy_args copy = {HY_COPY_TO_HOST, results.data(), 0, args.y, 0,
-                                results.size() * sizeof(float), 1};
+    struct hy_copy_args copy = {HY_COPY_TO_HOST, results.data(), p.n * sizeof(float), args.y,
+                                y_stride * sizeof(float), p.n * sizeof(float), count};
     ops->copy(device, &copy);
     finish();
     for (void *data : {(void *)device_x, (void *)device_w, (void *)device_bias, (void *)device_y,
@@ -148,6 +152,18 @@ START_TEST(panels_that_are_copied)
 }
 END_TEST
 
+/* Of one matrix on one device. */
+START_TEST(results_at_other_distances)
+{
+    const struct problem &p = problems[0];
+    const floats close = multiply(p, 0, 20, p.rows - 20);
+    for (size_t gap : {4, 8, 3, 0}) {
+        const floats apart = multiply(p, 0, 20, p.rows - 20, gap);
+        ck_assert_mem_eq(apart.data(), close.data(), close.size() * sizeof(float));
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cuda panels of products");
@@ -156,6 +172,7 @@ int main(void)
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_loop_test(tcase, panels_go_together, 0, N_PROBLEMS);
     tcase_add_test(tcase, panels_that_are_copied);
+    tcase_add_test(tcase, results_at_other_distances);
     suite_add_tcase(suite, tcase);
     return test_main(suite);
 }
