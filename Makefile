@@ -262,7 +262,8 @@ $(HARNESS_PLUGIN): $(HARNESS) $(INTERNAL)
 
 $(OBJ)/tests/cuda/test_goldens $(OBJ)/tests/cuda/test_graphs $(OBJ)/tests/cuda/test_launches \
 	$(OBJ)/tests/cuda/test_step_bytes $(OBJ)/tests/cuda/test_group \
-	$(OBJ)/tests/cuda/test_public_ranks: \
+	$(OBJ)/tests/cuda/test_public_ranks $(OBJ)/tests/cuda/test_ranks_forward \
+	$(OBJ)/tests/cuda/test_ranks_8bit: \
 	| $(HARNESS_PLUGIN)
 
 # TESTS: programs and scripts by source path, with or without .c; all of them by default.
@@ -273,8 +274,8 @@ PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 TESTS_TO_RUN := $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
 # These begin first, so that at the end no long one runs alone.
 SLOW_TESTS := $(addprefix tests/,cuda/check_nvcc.sh cuda/check_models.sh cuda/test_goldens \
-	cuda/test_ranks_forward cuda/test_ranks cuda/test_group cuda/test_launches \
-	cuda/test_step_bytes languages/check_examples.sh run/test_batch \
+	cuda/test_ranks_forward cuda/test_ranks_8bit cuda/test_ranks cuda/test_group \
+	cuda/test_launches cuda/test_step_bytes languages/check_examples.sh run/test_batch \
 	run/test_golden run/test_oracle run/test_calibrate fault/test_faults backend/test_device \
 	backend/test_device_failures model/test_quantise hostile/test_memory_limits \
 	threads/test_cancel)
@@ -313,7 +314,7 @@ check-long:
 
 # Left out: what counts or compares on whole models the launches that other tests make one by one.
 ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_group.c \
-	test_launches.c test_ranks_forward.c test_step_bytes.c),$(TESTS))
+	test_launches.c test_ranks_8bit.c test_ranks_forward.c test_step_bytes.c),$(TESTS))
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
