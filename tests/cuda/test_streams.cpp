@@ -139,6 +139,8 @@ START_TEST(a_stream_that_is_not_waited_for)
     queue(true, false);
     while (cudaStreamQuery(first) == cudaErrorNotReady)
         cudaGetLastError();
+    ck_assert_int_eq(cudaStreamQuery(first), cudaSuccess); /* which has nothing to do any more */
+    ck_assert_float_eq(get(z), 20.0f); /* the release of pinned memory waits for all streams */
     ck_assert_float_eq(get(y), 21.0f);
     ck_assert_int_eq(cudaStreamSynchronize(side), cudaSuccess);
     ck_assert_float_eq(get(z), 22.0f); /* of the y that was written over */
