@@ -321,8 +321,8 @@ static long append_long(int32_t compute, uint32_t max_step_tokens, size_t n, flo
 {
     static int32_t tokens[LONG];
     const hymba_context_params params = {.compute = compute, .max_step_tokens = max_step_tokens};
-    hymba_context *context = open_group("cuda:0,1", params);
-    hymba_session *session = create_session(context, (hymba_session_params){0});
+    hymba_context *context = group_context("cuda:0,1", params);
+    hymba_session *session = group_session(context, (hymba_session_params){0});
     const float *found;
     for (size_t i = 0; i < LONG; i++)
         tokens[i] = (int32_t)(i * i % VOCABULARY);
