@@ -317,7 +317,8 @@ check-long:
 
 # Left out: what counts or compares on whole models the launches that other tests make one by one.
 ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_group.c \
-	test_launches.c test_ranks_8bit.c test_ranks_forward.c test_step_bytes.c),$(TESTS))
+	test_launches.c test_ranks_8bit.c test_ranks_forward.c test_step_bytes.c) \
+	tests/run/test_amx_model.c,$(TESTS))
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
@@ -325,7 +326,7 @@ check-asan:
 
 # What never starts a thread has no races; and what injects faults or reads hostile files makes the
 # calls that tests/run makes, too.
-TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c $(foreach d,tensor format kernel text model \
+TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c tests/run/test_amx_model.c $(foreach d,tensor format kernel text model \
 	state fuzz backend abi cuda hostile,tests/$d/%),$(TEST_SOURCES)) tests/text/test_tokenizer.c \
 	tests/backend/test_group.c tests/backend/test_meeting.c
 check-tsan:
