@@ -277,7 +277,7 @@ PROGRAM_FILES := $(PROGRAMS_TO_RUN:%=$(OBJ)/%)
 TESTS_TO_RUN := $(PROGRAMS_TO_RUN) $(SCRIPTS_TO_RUN)
 # These begin first, so that at the end no long one runs alone.
 SLOW_TESTS := $(addprefix tests/,cuda/check_nvcc.sh cuda/check_models.sh cuda/test_goldens \
-	cuda/test_ranks_forward cuda/test_ranks_8bit cuda/test_ranks cuda/test_group \
+	cuda/test_ranks_forward cuda/test_ranks_8bit cuda/test_missing_ranks cuda/test_group \
 	cuda/test_launches cuda/test_step_bytes languages/check_examples.sh run/test_batch \
 	run/test_golden run/test_oracle run/test_calibrate fault/test_faults backend/test_device \
 	backend/test_device_failures model/test_quantise hostile/test_memory_limits \
@@ -326,9 +326,10 @@ check-asan:
 
 # What never starts a thread has no races; and what injects faults or reads hostile files makes the
 # calls that tests/run makes, too.
-TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c tests/run/test_amx_model.c $(foreach d,tensor format kernel text model \
-	state fuzz backend abi cuda hostile,tests/$d/%),$(TEST_SOURCES)) tests/text/test_tokenizer.c \
-	tests/backend/test_group.c tests/backend/test_meeting.c
+TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c tests/run/test_amx_model.c $(foreach d, \
+	tensor format kernel text model state fuzz backend abi cuda hostile,tests/$d/%), \
+	$(TEST_SOURCES)) tests/text/test_tokenizer.c tests/backend/test_group.c \
+	tests/backend/test_meeting.c
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \

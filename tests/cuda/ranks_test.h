@@ -255,4 +255,40 @@ static inline void check_exchange(struct rank *rank, size_t bytes, size_t n)
         rank->status = HYMBA_ERROR_INTERNAL;
 }
 
+static inline void sum_rows(struct rank *rank, float *x, float *y, size_t n)
+{
+    struct hy_all_sum_args args = {x, n, n, false, y, n};
+    all_sum(rank, &args, 1);
+}
+
+/* A suite's tests of one subject. */
+struct ranks_case {
+    const char *name;
+    std::vector<const TTest *> tests;
+    bool early; /* once more, with gathers as early as they may run */
+};
+
+static inline void add_case(Suite *suite, const struct ranks_case &entry, bool early)
+{
+    std::string name = entry.name;
+    TCase *tests = tcase_create((early ? name + ", gathers early" : name).c_str());
+    tcase_add_checked_fixture(tests, early ? set_up_early : setup, teardown);
+    tcase_set_timeout(tests, 60);
+    for (const TTest *test : entry.tests)
+        tcase_add_test(tests, test);
+    suite_add_tcase(suite, tests);
+}
+
+/* What main does. */
+static inline int run_cases(const char *name, const std::vector<struct ranks_case> &cases)
+{
+    Suite *suite = suite_create(name);
+    for (const struct ranks_case &entry : cases) {
+        add_case(suite, entry, false);
+        if (entry.early)
+            add_case(suite, entry, true);
+    }
+    return test_main(suite);
+}
+
 #endif
