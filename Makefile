@@ -217,11 +217,9 @@ $(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_s
 # The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of
 # tests/cuda; $(CXX) is of the compiler's family, so that sanitizers agree.
 HARNESS_CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),$(CXX))
-# Which loops are unrolled is nvcc's matter. The leak sanitizer takes the thread-local storage of an
-# opened library for something else if it begins 16 bytes into a page, so there is none.
-HARNESS_FLAGS := -std=c++17 -DHYMBA_HARNESS -ffp-contract=off -fPIC \
-	-ftls-model=initial-exec -Wall -Wextra -Wpedantic -Wshadow -Wno-unknown-pragmas \
-	-Wno-pass-failed $(SANITIZE_FLAGS) $(EXTRA_CFLAGS)
+# Which loops are unrolled is nvcc's matter.
+HARNESS_FLAGS := -std=c++17 -DHYMBA_HARNESS -ffp-contract=off -fPIC -Wall -Wextra -Wpedantic \
+	-Wshadow -Wno-unknown-pragmas -Wno-pass-failed $(SANITIZE_FLAGS) $(EXTRA_CFLAGS)
 HARNESS_INCLUDES := -Iinclude -Isrc -Itests/cuda -Icuda -Itests/support
 CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
 HARNESS_SOURCES := $(filter-out $(HARNESS_TESTS) tests/cuda/check_cuda.cpp, \

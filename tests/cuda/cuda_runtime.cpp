@@ -27,12 +27,35 @@ std::map<std::string, size_t> call_counts;
 unsigned kernels_until_lost;
 cudaError_t error_when_lost, lost;
 
-thread_local cudaError_t last_error;
+harness_thread_number last_error;
 
 } // namespace
 
 struct harness_device_config harness_config = harness_default_device();
-thread_local int harness_current_device;
+harness_thread_number harness_current_device;
+
+harness_thread_number::harness_thread_number()
+{
+    if (pthread_key_create(&key, NULL) != 0)
+        abort();
+}
+
+harness_thread_number::~harness_thread_number()
+{
+    pthread_key_delete(key);
+}
+
+harness_thread_number::operator int() const
+{
+    return (int)reinterpret_cast<intptr_t>(pthread_getspecific(key));
+}
+
+harness_thread_number &harness_thread_number::operator=(int number)
+{
+    if (pthread_setspecific(key, reinterpret_cast<void *>((intptr_t)number)) != 0)
+        abort();
+    return *this;
+}
 
 cudaError_t harness_begin_call(const char *name)
 {
@@ -143,7 +166,8 @@ void harness_reset()
     harness_forget_communicators();
     harness_forget_graphs();
     harness_forget_pools();
-    lost = last_error = cudaSuccess;
+    lost = cudaSuccess;
+    last_error = cudaSuccess;
     harness_current_device = 0;
     harness_config = harness_default_device();
     memory_reset();
@@ -293,7 +317,7 @@ cudaError_t cudaDeviceReset(void)
 cudaError_t cudaGetLastError(void)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
-    cudaError_t error = lost ? lost : last_error;
+    cudaError_t error = lost ? lost : (cudaError_t)(int)last_error;
     last_error = cudaSuccess;
     return error;
 }
@@ -301,7 +325,7 @@ cudaError_t cudaGetLastError(void)
 cudaError_t cudaPeekAtLastError(void)
 {
     std::lock_guard<std::recursive_mutex> guard(harness_mutex);
-    return lost ? lost : last_error;
+    return lost ? lost : (cudaError_t)(int)last_error;
 }
 
 static const struct {

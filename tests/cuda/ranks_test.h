@@ -265,16 +265,16 @@ static inline void sum_rows(struct rank *rank, float *x, float *y, size_t n)
 struct ranks_case {
     const char *name;
     std::vector<const TTest *> tests;
-    bool early; /* once more, with gathers as early as they may run */
+    const char *early; /* name of the same with gathers as early as they may run; NULL: not so */
 };
 
-static inline void add_case(Suite *suite, const struct ranks_case &entry, bool early)
+static inline void add_case(Suite *suite, const char *name, SFun begin,
+                            const std::vector<const TTest *> &list)
 {
-    std::string name = entry.name;
-    TCase *tests = tcase_create((early ? name + ", gathers early" : name).c_str());
-    tcase_add_checked_fixture(tests, early ? set_up_early : setup, teardown);
+    TCase *tests = tcase_create(name); /* which keeps the name */
+    tcase_add_checked_fixture(tests, begin, teardown);
     tcase_set_timeout(tests, 60);
-    for (const TTest *test : entry.tests)
+    for (const TTest *test : list)
         tcase_add_test(tests, test);
     suite_add_tcase(suite, tests);
 }
@@ -284,9 +284,9 @@ static inline int run_cases(const char *name, const std::vector<struct ranks_cas
 {
     Suite *suite = suite_create(name);
     for (const struct ranks_case &entry : cases) {
-        add_case(suite, entry, false);
+        add_case(suite, entry.name, setup, entry.tests);
         if (entry.early)
-            add_case(suite, entry, true);
+            add_case(suite, entry.early, set_up_early, entry.tests);
     }
     return test_main(suite);
 }

@@ -311,12 +311,12 @@ int main(void)
            two_ranks_of_one_number, two_ranks_on_one_device, a_rank_that_dies_in_a_step,
            a_rank_that_dies_before_an_exchange, a_rank_that_dies_while_others_copy,
            a_failure_that_the_others_tell, a_wait_that_is_given_up},
-          false},
+          NULL},
          {"joining",
           {joins_that_are_refused, an_id_that_nobody_made, without_the_library,
            without_having_joined},
-          false},
+          NULL},
          {"closing",
           {ranks_are_closed_in_turn, closing_waits_for_the_others, devices_compare_with_the_host},
-          false}});
+          NULL}});
 }

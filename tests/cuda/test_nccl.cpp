@@ -146,5 +146,5 @@ int main(void)
                      {{"stand-in",
                        {the_stand_in_finds_misuse, the_stand_in_finds_captures_that_differ,
                         ranks_that_do_not_fit_are_found},
-                       false}});
+                       NULL}});
 }

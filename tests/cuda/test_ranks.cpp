@@ -481,17 +481,17 @@ int main(void)
         {{"sums",
           {sums_run_in_the_order_of_ranks, a_row_has_its_bits_in_any_number_of_rows,
            large_sums_are_made_piece_by_piece, sums_of_what_is_no_number},
-          true},
+          "sums, gathers early"},
          {"steps",
           {recorded_steps_have_the_bits_of_their_ops, one_rank_without_graphs,
            ranks_that_forget_their_graphs, steps_that_differ_on_one_rank,
            a_graph_that_one_rank_cannot_launch},
-          true},
+          "steps, gathers early"},
          {"exchange",
           {ranks_exchange_what_lies_with_the_host, an_exchange_waits_for_what_was_queued},
-          true},
+          "exchange, gathers early"},
          {"memory",
           {a_rank_without_memory_takes_part, a_rank_without_memory_in_a_recorded_step,
            joining_without_memory},
-          false}});
+          NULL}});
 }

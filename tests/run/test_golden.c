@@ -52,7 +52,7 @@ static double check_logits(const struct golden *golden, hymba_context *context, 
         float *logits = malloc(n * vocabulary * sizeof *logits);
         for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
             hymba_session *session;
-            if (test_is_emulated() && c != p % (sizeof chunks / sizeof chunks[0]))
+            if (test_is_slow() && c != p % (sizeof chunks / sizeof chunks[0]))
                 continue;
             test_status(hymba_session_create(context, NULL, &session, &error), HYMBA_OK, error);
             append_in_chunks(session, ids, n, chunks[c] < n ? chunks[c] : n, vocabulary, logits);
@@ -83,7 +83,7 @@ START_TEST(logits_equal_for_every_cut_and_instruction_set)
     golden_open(&golden, golden_names[_i]);
     for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
         if (!can_run(ways[w].cpu) || (test_looks_for_races() && ways[w].step == 0)
-            || (test_is_emulated() && w > 0 && ways[w].step == 0))
+            || (test_is_slow() && w > 0 && ways[w].step == 0))
             continue;
         hymba_context *context =
             golden_context(&golden, ways[w].cpu, ways[w].threads, ways[w].step);
@@ -231,7 +231,7 @@ START_TEST(every_stream_and_state_is_the_reference_s)
         struct observer observer = {.golden = &golden};
         hymba_session *session;
         size_t n;
-        if (!can_run(instruction_sets[s / 2]) || (test_is_emulated() && steps[s % 2] == 0))
+        if (!can_run(instruction_sets[s / 2]) || (test_is_slow() && steps[s % 2] == 0))
             continue;
         hymba_context *context = golden_context(&golden, instruction_sets[s / 2], 1, steps[s % 2]);
         context->probe = (struct hy_probe){observe, &observer};

@@ -38,10 +38,11 @@ bool test_looks_for_races(void)
     return sanitizer && strcmp(sanitizer, "thread") == 0;
 }
 
-bool test_is_emulated(void)
+bool test_is_slow(void)
 {
-    const char *wrapper = getenv("HYMBA_WRAPPER");
-    return wrapper && strncmp(wrapper, "qemu", 4) == 0;
+    const char *wrapper = getenv("HYMBA_WRAPPER"), *sanitizer = getenv("HYMBA_SANITIZE");
+    return (wrapper && strncmp(wrapper, "qemu", 4) == 0)
+           || (sanitizer && strncmp(sanitizer, "address", 7) == 0);
 }
 
 const char *test_data(const char *name)

@@ -20,8 +20,9 @@ int test_main(Suite *suite);
  * nothing to it, so tests leave out what is not about threads. */
 bool test_looks_for_races(void);
 
-/* Whether qemu emulates another processor, which is slow, too: tests then leave out repetitions. */
-bool test_is_emulated(void);
+/* Whether qemu emulates another processor or the address sanitizer checks every access, which is
+ * slow, too: tests then leave out repetitions. */
+bool test_is_slow(void);
 
 /* Path of a file or folder of tests/data, or of another place below the root. Static ring of
  * buffers: valid until a few more calls. */
