@@ -264,7 +264,7 @@ size_t hy_plan_max_columns(const struct hy_plan *plan)
     const struct hy_config *config = &plan->config;
     size_t most = hy_max_size(config->hidden_size, config->intermediate_size);
     most = hy_max_size(most, 2 * (size_t)config->inner_size); /* of two streams side by side */
-    return (hy_max_size(most, config->dt_rank) + 31) / 32 * 32;
+    return hy_round_up(hy_max_size(most, config->dt_rank), 32);
 }
 
 uint64_t hy_plan_parameters(const struct hy_plan *plan)

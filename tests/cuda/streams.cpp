@@ -363,15 +363,23 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return c.end();
 }
 
+/* Whether the host may ask where an event is; else the call has ended with its error. */
+static bool can_ask(call &c, cudaEvent_t event)
+{
+    if (c.error)
+        c.end();
+    else if (events.count(event) == 0)
+        c.error = c.refuse(cudaErrorInvalidResourceHandle, "no such event");
+    else if (event->mark.capture)
+        c.error = c.refuse(cudaErrorCapturedEvent, "an event of a capture");
+    return !c.error;
+}
+
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     call c("cudaEventSynchronize");
-    if (c.error)
-        return c.end();
-    if (events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    if (event->mark.capture)
-        return c.refuse(cudaErrorCapturedEvent, "an event of a capture");
+    if (!can_ask(c, event))
+        return c.error;
     drain_event(event);
     harness_shrink_pools();
     return c.end();
@@ -380,12 +388,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     call c("cudaEventQuery");
-    if (c.error)
-        return c.end();
-    if (events.count(event) == 0)
-        return c.refuse(cudaErrorInvalidResourceHandle, "no such event");
-    if (event->mark.capture)
-        return c.refuse(cudaErrorCapturedEvent, "an event of a capture");
+    if (!can_ask(c, event))
+        return c.error;
     if (!event->stream)
         return c.end();
     if (event->stream->done < event->ticket
