@@ -77,12 +77,12 @@ static void tell_race(stamp other, const char *mine, const char *others, const v
 /* What all bytes of an element have in common. */
 static uint8_t common_state(const uint8_t *state, unsigned size)
 {
-    uint8_t states[16], common = MEMORY_LIVE | MEMORY_WRITTEN;
-    memset(states, common, sizeof states);
-    copy_element(states, state, size);
-    for (uint8_t s : states)
-        common &= s;
-    return common;
+    uint64_t halves[2] = {UINT64_MAX, UINT64_MAX};
+    copy_element(halves, state, size);
+    uint64_t common = halves[0] & halves[1];
+    for (unsigned shift = 32; shift >= 8; shift /= 2)
+        common &= common >> shift;
+    return (uint8_t)common;
 }
 
 /* The region of a good access; otherwise says what is wrong with it. */
@@ -91,7 +91,7 @@ static struct memory_region *check_access(const void *address, unsigned size, co
 {
     uintptr_t p = reinterpret_cast<uintptr_t>(address);
     struct memory_region *region = memory_find(address);
-    if (p % size != 0) {
+    if ((p & (size - 1)) != 0) { /* a power of two */
         harness_report(HARNESS_ALIGNMENT, "%s %u bytes at %p, which is no multiple of that", what,
                        size, address);
         return nullptr;

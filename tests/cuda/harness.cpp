@@ -27,6 +27,12 @@ std::map<std::string, size_t> kernel_counts; /* by bare name */
 std::string last_name;
 size_t n_launches;
 
+/* The warp that runs: its lanes in the order of their turns, and whose it is. */
+struct {
+    const size_t *lanes;
+    unsigned first_thread, place;
+} turn;
+
 enum harness_order order;
 uint64_t order_seed;
 bool order_known;
@@ -183,31 +189,45 @@ static void fill_order(std::vector<size_t> &list, size_t n)
 
 /* ------------------------------------------------------------------ blocks */
 
+static void resume(unsigned place)
+{
+    turn.place = place;
+    harness_now.thread = turn.first_thread + (unsigned)turn.lanes[place];
+    fibre_resume(harness_now.thread);
+}
+
+static bool is_ready(unsigned place)
+{
+    return running.states[turn.first_thread + turn.lanes[place]] == READY;
+}
+
+void running_wait(enum thread_state state)
+{
+    running.states[harness_now.thread] = state;
+    for (unsigned i = turn.place + 1; i < turn.place + WARP; i++)
+        if (is_ready(i % WARP)) {
+            resume(i % WARP);
+            return;
+        }
+    fibre_yield();
+}
+
 static void thread_main()
 {
     (*running.body)();
-    running.states[harness_now.thread] = DONE;
+    running_wait(DONE);
 }
 
-static void resume(unsigned thread)
-{
-    harness_now.thread = thread;
-    fibre_resume(thread);
-}
-
-/* Until none of the warp's lanes can go on. */
+/* Until none of the warp's lanes can go on; they give the turn to each other. */
 static void run_warp(size_t warp, const std::vector<size_t> &lanes)
 {
-    for (bool ran = true; ran;) {
-        ran = false;
-        for (size_t lane : lanes) {
-            unsigned thread = (unsigned)(warp * WARP + lane);
-            if (running.states[thread] != READY)
-                continue;
-            resume(thread);
-            ran = true;
+    turn.lanes = lanes.data();
+    turn.first_thread = (unsigned)warp * WARP;
+    for (unsigned place = 0; place < WARP; place++)
+        if (is_ready(place)) {
+            resume(place);
+            return;
         }
-    }
 }
 
 static unsigned find_thread(enum thread_state state, unsigned *count)
@@ -306,6 +326,5 @@ void harness_run_kernel(const char *name, dim3 grid, unsigned threads, size_t sh
 
 void harness_block_barrier()
 {
-    running.states[harness_now.thread] = AT_BARRIER;
-    fibre_yield();
+    running_wait(AT_BARRIER);
 }

@@ -1,7 +1,6 @@
 /* Where the lanes of a warp meet: shuffles, votes, warp barriers, products, loads of matrices. */
 #include "running.h"
 
-#include "fibre.h"
 
 namespace {
 
@@ -103,8 +102,7 @@ static const struct offer *meet(const struct offer *mine)
     struct offer *offers = warp->offers[warp->turn];
     offers[thread % WARP] = *mine;
     if (++warp->arrived < WARP) {
-        running.states[thread] = AT_MEETING;
-        fibre_yield();
+        running_wait(AT_MEETING);
         return offers;
     }
     hold_meeting(warp, offers);

@@ -25,6 +25,10 @@ struct running_kernel {
 };
 extern struct running_kernel running __attribute__((visibility("hidden")));
 
+/* The thread that runs is in this state from now on; the warp's next lane that can go on has its
+ * turn. Returns when the thread is READY and has its own again. */
+void running_wait(enum thread_state state);
+
 /* A block begins: no lane waits for others; nobody wrote its shared memory, or copies to it. */
 void meetings_begin();
 void shared_memory_begin();

@@ -1,6 +1,7 @@
 /* A block's shared memory: bounds, races byte by byte, what nobody wrote, asynchronous copies. */
 #include "running.h"
 
+#include <algorithm>
 #include <deque>
 
 namespace {
@@ -26,16 +27,43 @@ struct shared_stamps {
     stamp writer, reader, other_reader, adder, other_adder;
 };
 
+enum { WORD_BYTES = 4 };
+
 std::deque<struct pending_copy> copies_of[MAX_THREADS]; /* not waited for */
 size_t n_groups[MAX_THREADS];                           /* of copies, so far */
 unsigned char contents[MAX_SHARED];
-struct shared_stamps stamps[MAX_SHARED];
+/* A word's bytes have stamps of their own once a part of it was accessed alone; few are. */
+struct shared_stamps word_stamps[MAX_SHARED / WORD_BYTES];
+struct shared_stamps byte_stamps[MAX_SHARED];
+bool is_split[MAX_SHARED / WORD_BYTES + 1];
+
+void split_words(size_t begin, size_t end)
+{
+    for (size_t word = begin / WORD_BYTES; word * WORD_BYTES < end; word++) {
+        if (!is_split[word])
+            std::fill_n(byte_stamps + word * WORD_BYTES, WORD_BYTES, word_stamps[word]);
+        is_split[word] = true;
+    }
+}
+
+/* Calls visit with each set of stamps of an element. */
+template <typename Visit> void visit_stamps(size_t begin, unsigned size, Visit visit)
+{
+    if (size % WORD_BYTES != 0 || begin % WORD_BYTES != 0)
+        split_words(begin, begin + size);
+    for (size_t i = begin; i < begin + size;) {
+        bool split = is_split[i / WORD_BYTES];
+        visit(split ? &byte_stamps[i] : &word_stamps[i / WORD_BYTES]);
+        i += split ? 1 : WORD_BYTES;
+    }
+}
 
 } // namespace
 
 void shared_memory_begin()
 {
     memset(contents, 0xff, running.shared_bytes);
+    memset(is_split, 0, running.shared_bytes / WORD_BYTES + 1);
     for (unsigned i = 0; i < running.threads; i++) {
         copies_of[i].clear();
         n_groups[i] = 0;
@@ -95,13 +123,20 @@ static stamp unordered_of(stamp first, stamp other, stamp mine)
     return is_unordered(first, mine) ? first : is_unordered(other, mine) ? other : 0;
 }
 
+/* Whether shared memory has so many elements from `base`. It is asked for every access: divisions
+ * would take longer than all else. */
+static bool reaches(size_t base, size_t count, size_t size)
+{
+    return base <= MAX_SHARED && count <= MAX_SHARED && base + count * size <= running.shared_bytes;
+}
+
 void harness_shared_array(size_t bytes, size_t count, size_t size)
 {
-    if (bytes % size != 0)
+    if ((unsigned)bytes % (unsigned)size != 0)
         harness_report(HARNESS_ALIGNMENT,
                        "an array of elements of %zu bytes begins %zu bytes into shared memory",
                        size, bytes);
-    if (bytes > running.shared_bytes || count > (running.shared_bytes - bytes) / size)
+    if (!reaches(bytes, count, size))
         harness_report(HARNESS_SHARED_BOUNDS,
                        "an array of %zu elements of %zu bytes, %zu bytes into shared memory: "
                        "the launch asked for %zu bytes",
@@ -110,7 +145,7 @@ void harness_shared_array(size_t bytes, size_t count, size_t size)
 
 static bool is_in_shared(size_t base, size_t count, size_t i, unsigned size, const char *what)
 {
-    if (i < count && base < running.shared_bytes && i < (running.shared_bytes - base) / size)
+    if (i < count && reaches(base, i + 1, size))
         return true;
     harness_report(HARNESS_SHARED_BOUNDS,
                    "%s element %zu of a shared array of %zu elements of %u bytes", what, i, count,
@@ -127,14 +162,14 @@ void harness_shared_load(size_t base, size_t count, size_t i, void *value, unsig
     size_t begin = base + i * size;
     stamp mine = my_stamp(), race = 0;
     bool written = true;
-    for (struct shared_stamps *s = stamps + begin; s < stamps + begin + size; s++) {
+    visit_stamps(begin, size, [&](struct shared_stamps *s) {
         written = written && stamp_epoch(s->writer) >= running.first_epoch;
         if (is_unordered(s->writer, mine))
             race = s->writer;
         else if (stamp adder = unordered_of(s->adder, s->other_adder, mine))
             race = adder;
         note(&s->reader, &s->other_reader, mine);
-    }
+    });
     if (!written)
         harness_report(HARNESS_SHARED_UNINITIALISED,
                        "reads element %zu of the shared array %zu bytes in, which nobody wrote", i,
@@ -153,7 +188,7 @@ void harness_shared_store(size_t base, size_t count, size_t i, const void *value
         return;
     size_t begin = base + i * size;
     stamp mine = my_stamp(), writer = 0, reader = 0;
-    for (struct shared_stamps *s = stamps + begin; s < stamps + begin + size; s++) {
+    visit_stamps(begin, size, [&](struct shared_stamps *s) {
         if (is_unordered(s->writer, mine))
             writer = s->writer;
         else if (stamp adder = unordered_of(s->adder, s->other_adder, mine))
@@ -161,7 +196,7 @@ void harness_shared_store(size_t base, size_t count, size_t i, const void *value
         if (stamp found = unordered_of(s->reader, s->other_reader, mine))
             reader = found;
         s->writer = mine;
-    }
+    });
     if (writer || reader)
         harness_report(HARNESS_SHARED_RACE,
                        "writes element %zu of the shared array %zu bytes in, which thread %u %s "
@@ -179,14 +214,14 @@ uint64_t harness_shared_add(size_t base, size_t count, size_t i, uint64_t value,
     size_t begin = base + i * size;
     stamp mine = my_stamp(), race = 0;
     bool written = true;
-    for (struct shared_stamps *s = stamps + begin; s < stamps + begin + size; s++) {
+    visit_stamps(begin, size, [&](struct shared_stamps *s) {
         written = written && stamp_epoch(s->writer) >= running.first_epoch;
         if (is_unordered(s->writer, mine))
             race = s->writer;
         else if (stamp reader = unordered_of(s->reader, s->other_reader, mine))
             race = reader;
         note(&s->adder, &s->other_adder, mine);
-    }
+    });
     if (!written)
         harness_report(HARNESS_SHARED_UNINITIALISED,
                        "adds to element %zu of the shared array %zu bytes in, which nobody wrote",
@@ -218,8 +253,8 @@ void harness_copy_async(size_t base, size_t count, size_t i, const void *from, b
     static const unsigned char nothing[16] = {255, 255, 255, 255, 255, 255, 255, 255,
                                               255, 255, 255, 255, 255, 255, 255, 255};
     harness_shared_store(base, count, i, nothing, sizeof nothing);
-    for (size_t j = 0; j < sizeof nothing; j++)
-        stamps[base + i * sizeof nothing + j].writer = 0;
+    visit_stamps(base + i * sizeof nothing, sizeof nothing,
+                 [](struct shared_stamps *s) { s->writer = 0; });
     copies_of[harness_now.thread].push_back(copy);
 }
 

@@ -64,6 +64,30 @@ HY_KERNEL read_then_write(float *y, unsigned writer)
         hy_store(y, value);
 }
 
+/* The same four bytes as one number and as four. Each thread of another warp keeps to its own byte,
+ * but for the fault. */
+enum bytes { BYTES_APART, BYTES_OF_ANOTHER, BYTE_OF_A_WORD, WORD_OF_A_BYTE, BYTES_UNWRITTEN };
+
+template <enum bytes KIND> HY_KERNEL words_and_bytes(float *y)
+{
+    hy_shared<uint32_t> word(0, 1);
+    hy_shared<uint8_t> bytes(0, 4);
+    const unsigned place = hy_thread() / 32;
+    const bool first = hy_thread() % 32 == 0;
+    if (hy_thread() == 0 && KIND != BYTES_UNWRITTEN)
+        word[0] = 7;
+    if (KIND != BYTE_OF_A_WORD)
+        hy_sync();
+    if (first && (KIND != BYTES_UNWRITTEN || place != 2))
+        bytes[place] = (uint8_t)(place + 1);
+    if (KIND == BYTES_OF_ANOTHER && first && place == 1)
+        bytes[0] = 9;
+    if (KIND != WORD_OF_A_BYTE)
+        hy_sync();
+    if (hy_thread() == 96)
+        hy_store(y, (float)word[0]);
+}
+
 HY_KERNEL divergent_barrier(float *y)
 {
     if (hy_thread() < 16)
@@ -285,6 +309,26 @@ START_TEST(test_shared_races)
 }
 END_TEST
 
+/* The harness keeps one set of stamps for a word until a part of it is accessed alone. */
+START_TEST(test_words_and_bytes)
+{
+    numbers y(1, false);
+    harness_set_order(orders[_i], 2);
+    hy_launch(nullptr, words_and_bytes<BYTES_APART>, 1, 128, 4, y.data());
+    expect_no_fault();
+    ck_assert(y.values[0] == (float)0x04030201);
+    hy_launch(nullptr, words_and_bytes<BYTES_OF_ANOTHER>, 1, 128, 4, y.data());
+    expect_fault(HARNESS_SHARED_RACE);
+    hy_launch(nullptr, words_and_bytes<BYTE_OF_A_WORD>, 1, 128, 4, y.data());
+    ck_assert_uint_gt(harness_fault_count(HARNESS_SHARED_RACE), 0);
+    harness_clear_errors();
+    hy_launch(nullptr, words_and_bytes<WORD_OF_A_BYTE>, 1, 128, 4, y.data());
+    expect_fault(HARNESS_SHARED_RACE);
+    hy_launch(nullptr, words_and_bytes<BYTES_UNWRITTEN>, 1, 128, 4, y.data());
+    expect_fault(HARNESS_SHARED_UNINITIALISED);
+}
+END_TEST
+
 START_TEST(test_shared_additions)
 {
     numbers y(66, false);
@@ -352,6 +396,7 @@ int main()
     tcase_add_loop_test(tcase, test_matrices, 0, N_ORDERS);
     tcase_add_loop_test(tcase, test_missing_barrier, 0, N_ORDERS);
     tcase_add_loop_test(tcase, test_shared_races, 0, N_ORDERS);
+    tcase_add_loop_test(tcase, test_words_and_bytes, 0, N_ORDERS);
     tcase_add_loop_test(tcase, test_shared_additions, 0, N_ORDERS);
     tcase_add_test(tcase, test_shared_bounds);
     suite_add_tcase(suite, tcase);
