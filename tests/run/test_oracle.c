@@ -350,7 +350,9 @@ static void operate(struct history *history)
 /* How many histories a model gets: 10,000 in all in the long form. */
 static int histories(void)
 {
-    return getenv("HYMBA_LONG") ? 10000 / N_MODELS : 60;
+    if (getenv("HYMBA_LONG"))
+        return 10000 / N_MODELS;
+    return test_is_slow() ? 20 : 60;
 }
 
 /* A kind of history: how its sessions are made and how long they get. */

@@ -33,8 +33,10 @@ run_test() {
 # its numbers to the file "counts".
 run_and_report() {
     output=$(mktemp "$HYMBA_TEST_WORK/XXXXXX") || return
+    begin=$(date +%s)
     run_test "$1" > "$output" 2>&1 < /dev/null
     status=$?
+    seconds=$(($(date +%s) - begin))
     checks=$(count_of Checks "$output")
     bad=$(($(count_of Failures "$output") + $(count_of Errors "$output")))
     left_out=$(grep -c '^skipped: ' "$output")
@@ -48,6 +50,8 @@ run_and_report() {
     good=$((good - left_out))
     line="$good passed"
     [ $left_out -gt 0 ] && line="$line, $left_out skipped"
+    # Where the time goes; it decides nothing.
+    [ $seconds -ge 10 ] && line="$line ($seconds s)"
     if [ $bad -gt 0 ]; then
         echo "FAILED $1: $line, $bad failed (exit status $status)"
         sed 's/^/    /' "$output"

@@ -41,8 +41,8 @@ bool test_looks_for_races(void)
 bool test_is_slow(void)
 {
     const char *wrapper = getenv("HYMBA_WRAPPER"), *sanitizer = getenv("HYMBA_SANITIZE");
-    return (wrapper && strncmp(wrapper, "qemu", 4) == 0)
-           || (sanitizer && strncmp(sanitizer, "address", 7) == 0);
+    return (wrapper && (strncmp(wrapper, "qemu", 4) == 0 || strncmp(wrapper, "valgrind", 8) == 0))
+           || (sanitizer && (strncmp(sanitizer, "address", 7) == 0 || test_looks_for_races()));
 }
 
 const char *test_data(const char *name)

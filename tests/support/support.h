@@ -20,7 +20,7 @@ int test_main(Suite *suite);
  * nothing to it, so tests leave out what is not about threads. */
 bool test_looks_for_races(void);
 
-/* Whether qemu emulates another processor or the address sanitizer checks every access, which is
+/* Whether qemu emulates another processor, or a sanitizer or valgrind checks every access, which is
  * slow, too: tests then leave out repetitions. */
 bool test_is_slow(void);
 

@@ -240,11 +240,11 @@ static const char *const models[] = {"goldens/f_official_like", "variants/mamba_
                                      "variants/attention_only", "goldens/d_all_full"};
 enum { N_MODELS = sizeof models / sizeof *models };
 
-/* Every call, cancelled at every event (under the thread sanitizer at every seventh) and then
+/* Every call, cancelled at every event (under the thread sanitizer at every 19th) and then
  * repeated. */
 static long cancel_everywhere(struct scene *scene, size_t number)
 {
-    long event = 0, n_cancelled = 0, stride = test_looks_for_races() ? 7 : 1;
+    long event = 0, n_cancelled = 0, stride = test_looks_for_races() ? 19 : 1;
     scene->call = calls[number].call;
     open_sessions(scene);
     test_status(scene->call(scene), HYMBA_OK, scene->call_error);
