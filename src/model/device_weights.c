@@ -85,13 +85,14 @@ static hymba_status copy_rows(struct upload *upload, const struct part *part, hy
     if (!rows)
         return hy_no_memory(error, at_once * part->row_bytes, "a rank's part of a tensor");
     for (size_t row = 0; status == HYMBA_OK && row < part->n_rows; row += at_once) {
-        size_t n = hy_min_size(at_once, part->n_rows - row), done = row * part->row_bytes;
+        size_t n = hy_min_size(at_once, part->n_rows - row);
         part->put_rows(part->cut, part->matrix, row, n, rows);
-        hy_store_put(upload->plugin, place + done, rows, n * part->row_bytes);
+        hy_store_put(upload->plugin, place + row * part->row_bytes, rows, n * part->row_bytes);
         status = hy_store_finish(upload->plugin, error);
         if (status == HYMBA_OK)
-            status = hy_progress(upload->memory, HYMBA_PHASE_LOAD, upload->used + done,
-                                 upload->total, error);
+            status = hy_progress(upload->memory, HYMBA_PHASE_LOAD,
+                                 upload->used + (row + n) * part->row_bytes, upload->total,
+                                 error);
     }
     hy_free(upload->staging, rows);
     return status;
@@ -150,8 +151,8 @@ static hymba_status copy_rounded(struct upload *upload, struct hy_row_rounder *r
                      n * sizeof *rounder->scales);
         status = hy_store_finish(upload->plugin, error);
         if (status == HYMBA_OK)
-            status = hy_progress(upload->memory, HYMBA_PHASE_LOAD, upload->used + row * row_bytes,
-                                 upload->total, error);
+            status = hy_progress(upload->memory, HYMBA_PHASE_LOAD,
+                                 upload->used + (row + n) * row_bytes, upload->total, error);
     }
     return status;
 }

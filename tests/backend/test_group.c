@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "../run/schedule_world.h"
+#include "base/checked.h"
 #include "group_world.h"
 #include "run/group.h"
 #include "run/session.h"
@@ -610,6 +611,41 @@ START_TEST(a_cancelled_call_has_changed_nothing)
 }
 END_TEST
 
+/* What the host is told of weights on their way to a device, where tensors begin at multiples. */
+struct loading {
+    uint64_t begin_of_next, total;
+    long n_late;
+};
+enum { DEVICE_ALIGNMENT = 256 };
+
+static int32_t follow_loading(void *user, int32_t phase, uint64_t done, uint64_t total)
+{
+    struct loading *loading = user;
+    if (phase != HYMBA_PHASE_LOAD)
+        return 0;
+    uint64_t next = hy_round_up(done, DEVICE_ALIGNMENT);
+    if (total == loading->total) /* otherwise the next device's begin, whose part is another */
+        loading->n_late += next <= loading->begin_of_next;
+    loading->begin_of_next = next;
+    loading->total = total;
+    return 0;
+}
+
+/* _i: whether a rank's parts are rounded on their way. */
+START_TEST(loading_tells_what_lies_there)
+{
+    struct loading loading = {.n_late = 0};
+    hymba_host host = {.struct_size = sizeof host, .user = &loading, .progress = follow_loading};
+    hymba_context_params params = {
+        .host = &host, .compute = _i ? HYMBA_COMPUTE_INT8 : HYMBA_COMPUTE_F32};
+    hymba_context *context = group_context("cuda:0,1", params);
+    ck_assert_int_eq(loading.n_late, 0);
+    ck_assert_uint_gt(loading.total, 0);
+    ck_assert_uint_le(loading.total - loading.begin_of_next, 2 * DEVICE_ALIGNMENT);
+    hymba_context_release(context);
+}
+END_TEST
+
 /* -------------------------------------------------------------- beginning, end */
 
 static int count_rank_threads(void)
@@ -742,6 +778,7 @@ int main(void)
                         (int)(sizeof refused / sizeof refused[0]));
     tcase_add_test(lifetimes, at_most_64_devices_make_a_group);
     tcase_add_test(lifetimes, memory_is_told_of_the_first_device);
+    tcase_add_loop_test(lifetimes, loading_tells_what_lies_there, 0, 2);
     suite_add_tcase(suite, lifetimes);
     return test_main(suite);
 }
