@@ -124,21 +124,19 @@ $(OBJ)/src/kernel/arm/%_neon_bf16.o: ISA_FLAGS = -march=armv8.2-a+dotprod+bf16
 
 # The address sanitizer checks vector loads by calls, which take most of the time of a whole model,
 # whose arrays are slices of large blocks without borders that it would see. It is in the vector
-# kernels of the tests of kernels, where each array has borders: objects of their own.
-ifneq (,$(findstring address,$(SANITIZE) $(EXTRA_CFLAGS)))
-$(OBJ)/src/kernel/x86/%.o: VECTOR_CHECKS = -fno-sanitize=all
-ifneq (,$(SANITIZE))
+# kernels of the tests of kernels, where each array has borders: objects of their own. There and in
+# CUDA kernels, whose accesses the harness checks, it finds what three checks of undefined behaviour
+# would, and gcc takes minutes to write those, and its own in place of calls, into unrolled loops.
+ifneq (,$(findstring address,$(SANITIZE)))
+$(OBJ)/src/kernel/x86/%.o: VECTOR_CHECKS = -O2 -fno-sanitize=all
+UNROLLED_CHECKS := -O1 -fno-sanitize=null,alignment,object-size \
+	$(if $(findstring clang,$(COMPILER)),,--param asan-instrumentation-with-call-threshold=0)
+$(OBJ)/checked/%.o $(OBJ)/tests/kernel/amx%.o: VECTOR_CHECKS = $(UNROLLED_CHECKS)
 CHECKED_KERNELS := $(patsubst %.c,$(OBJ)/checked/%.o,$(filter src/kernel/x86/%,$(LIB_SOURCES)))
-# It finds what these three checks would, and gcc takes minutes to write them, and its own in place
-# of calls, into unrolled loops.
-$(OBJ)/checked/%.o $(OBJ)/tests/kernel/amx%.o: VECTOR_CHECKS = -O1 \
-	-fno-sanitize=null,alignment,object-size $(if $(findstring clang,$(COMPILER)),,\
-	--param asan-instrumentation-with-call-threshold=0)
-endif
 endif
 
 # What lies outside the library sees the public header alone; tests see everything.
-$(OBJ)/src/%.o $(OBJ)/checked/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
+$(OBJ)/src/%.o $(OBJ)/checked/%.o $(OBJ)/plain/%.o $(OBJ)/lib/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tools/%.o $(OBJ)/examples/%.o: INCLUDES = -Iinclude
 $(OBJ)/bench/%.o: INCLUDES = -Iinclude -Isrc
 $(OBJ)/tests/%.o: INCLUDES = -Iinclude -Isrc -Itests/support
@@ -156,6 +154,11 @@ $(OBJ)/%.o: %.c
 	$(Q)$(compile)
 
 $(OBJ)/checked/%.o: %.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile)
+
+$(OBJ)/plain/%.o: %.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(compile)
@@ -216,12 +219,18 @@ $(OBJ)/tests/%: $(OBJ)/tests/%.o $(SUPPORT) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(link) $< $(SUPPORT) $(INTERNAL) $(CHECK_LIBS) $(LIBS)
 
-# A plug-in with a device for tests, where a context looks for one: beside the program.
+# A plug-in with a device for tests, where a context looks for one: beside the program. Its arrays
+# end before pages that may not be touched; its kernels are the same in every build, without
+# sanitizers and counters, which would take most of the time.
 TEST_PLUGIN := $(OBJ)/tests/backend/libhymba-cuda.so
-$(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(INTERNAL)
+PLAIN_KERNELS := $(patsubst %.c,$(OBJ)/plain/%.o, \
+	$(filter src/kernel/ref_% src/kernel/by_rows.c,$(LIB_SOURCES)))
+$(OBJ)/plain/%.o: override CFLAGS := -O2
+$(OBJ)/plain/%.o: ISA_FLAGS = -fno-sanitize=all
+$(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(PLAIN_KERNELS) $(INTERNAL)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared $(CFLAGS) $(SANITIZE_FLAGS) $(LDFLAGS) -o $@ \
-		$(call objects,$(PLUGIN_SOURCES)) $(INTERNAL) $(LIBS)
+		$(call objects,$(PLUGIN_SOURCES)) $(PLAIN_KERNELS) $(INTERNAL) $(LIBS)
 $(addprefix $(OBJ)/tests/backend/test_device_,failures speed weights) \
 $(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler \
 	test_group test_group_sessions test_ranks): \
@@ -248,7 +257,7 @@ compile_harness = $(HARNESS_CXX) $(HARNESS_INCLUDES) $(HARNESS_FLAGS) $(CPPFLAGS
 $(OBJ)/cuda/%.o: cuda/%.cu
 	$(call say,CXX,$<)
 	@mkdir -p $(@D)
-	$(Q)$(compile_harness) -x c++ -c $< -o $@
+	$(Q)$(compile_harness) $(UNROLLED_CHECKS) -x c++ -c $< -o $@
 
 $(OBJ)/tests/cuda/%.o: tests/cuda/%.cpp
 	$(call say,CXX,$<)
@@ -334,7 +343,7 @@ ASAN_TESTS ?= $(filter-out %.sh $(addprefix tests/cuda/,test_graphs.c test_group
 check-asan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=address,undefined CFLAGS='-O2 -g' TESTS='$(ASAN_TESTS)'
+		SANITIZE=address,undefined CFLAGS='-O1 -g1' TESTS='$(ASAN_TESTS)'
 
 # What never starts a thread has no races; what injects faults or reads hostile files makes the
 # calls that tests/run makes, too; and the command's threads are those of tests/run, its signals
@@ -347,7 +356,7 @@ TSAN_TESTS ?= $(filter-out tests/fault/test_faults.c tests/fault/test_kill.c \
 check-tsan:
 	@.ci/setup.sh check
 	+@CK_FORK=no $(MAKE) --no-print-directory run-tests \
-		SANITIZE=thread CFLAGS='-O2 -g' TESTS='$(TSAN_TESTS)'
+		SANITIZE=thread CFLAGS='-O2 -g1' TESTS='$(TSAN_TESTS)'
 
 # valgrind runs some thirty times slower: only what needs no model of any size, goes through no
 # number format whole, and neither draws thousands of tokens nor waits. It has no long double of 80
@@ -379,9 +388,13 @@ check-arm:
 coverage:
 	@.ci/setup.sh coverage
 	+@$(MAKE) --no-print-directory run-coverage CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
+# Left out is what goes through the same lines again, many times.
+COVERAGE_TESTS ?= $(filter-out tests/fault/test_faults.c tests/hostile/test_memory_limits.c \
+	tests/kernel/test_amx.c tests/threads/% $(addprefix tests/run/,test_amx_model.c test_batch.c \
+	test_calibrate.c test_golden.c test_oracle.c),$(TEST_SOURCES))
 run-coverage:
 	@find $(OBJ) -name '*.gcda' -delete 2>/dev/null || true
-	+@$(MAKE) --no-print-directory run-tests TESTS='$(filter-out %.sh tests/cuda/%,$(TESTS))'
+	+@$(MAKE) --no-print-directory run-tests TESTS='$(COVERAGE_TESTS)'
 	@tests/coverage/report.sh $(OBJ)
 
 # The binary interface that tests/abi/check_abi.sh holds the library to; docs/abi.md says when.
@@ -512,7 +525,7 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ_BIN)/%)
 .SECONDARY:
 .DELETE_ON_ERROR:
 
--include $(LIB_OBJECTS:.o=.d) $(CHECKED_KERNELS:.o=.d) $(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) \
-	$(BENCHES:=.d) \
+-include $(LIB_OBJECTS:.o=.d) $(CHECKED_KERNELS:.o=.d) $(PLAIN_KERNELS:.o=.d) \
+	$(TOOL_OBJECTS:.o=.d) $(EXAMPLES:=.d) $(BENCHES:=.d) \
 	$(patsubst %.c,$(OBJ)/%.d,$(HELPER_SOURCES) $(TEST_SOURCES)) \
 	$(patsubst %.o,%.d,$(call harness_objects,$(HARNESS_SOURCES) $(HARNESS_TESTS)))

@@ -2,7 +2,8 @@
 # run.sh SECONDS [NAME...]: builds the fuzz targets with libFuzzer, the address and the
 # undefined-behaviour sanitizer, and runs each for so long with its corpus and dictionary, JOBS
 # (default 2) at a time. Prints the executions of each and of all; fails on any finding, which is
-# left in build/fuzz/findings. FUZZ_KEEP=1 copies what reached new code into tests/fuzz/corpus.
+# left in build/fuzz/findings. FUZZ_KEEP=1 copies what reached new code into tests/fuzz/corpus;
+# FUZZ_CFLAGS are further flags of the compiler.
 
 usage="run.sh SECONDS [NAME...]"
 programs=build/fuzz/bin
@@ -54,7 +55,8 @@ for name; do
 done
 
 ${MAKE:-make} --no-print-directory fuzz-programs CC="${FUZZ_CC:-clang}" \
-    SANITIZE=address,undefined CFLAGS='-O1 -g' EXTRA_CFLAGS=-fsanitize=fuzzer-no-link \
+    SANITIZE=address,undefined CFLAGS='-O1 -g' \
+    EXTRA_CFLAGS="-fsanitize=fuzzer-no-link $FUZZ_CFLAGS" \
     FUZZ_DRIVER=-fsanitize=fuzzer FUZZ_BIN="$programs" FUZZ_NAMES="$*" || exit 2
 
 printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -I '{}' sh tests/fuzz/run.sh --one "$seconds" '{}'
