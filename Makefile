@@ -233,7 +233,7 @@ $(TEST_PLUGIN): $(call objects,$(PLUGIN_SOURCES)) $(PLAIN_KERNELS) $(INTERNAL)
 		$(call objects,$(PLUGIN_SOURCES)) $(PLAIN_KERNELS) $(INTERNAL) $(LIBS)
 $(addprefix $(OBJ)/tests/backend/test_device_,failures speed weights) \
 $(addprefix $(OBJ)/tests/backend/,test_device test_device_sampling test_device_scheduler \
-	test_group test_group_sessions test_ranks): \
+	test_group test_group_sessions test_group_session_failures test_ranks): \
 	| $(TEST_PLUGIN)
 
 # The CUDA kernels and the plug-in's host code, compiled for this processor under the harness of

@@ -1,6 +1,6 @@
 /*
- * What the tests of the scheduler share: a model, a context with a scheduler, and requests of random
- * prompts.
+ * What the tests of the scheduler share: a model, a context with a scheduler, and requests of
+ * random prompts.
  */
 #ifndef HYMBA_SCHEDULER_TEST_H
 #define HYMBA_SCHEDULER_TEST_H
