@@ -108,11 +108,11 @@ help:
 # variables of unrolled loops live is not worth the minutes that gcc would track them.
 AVX2_FLAGS := -mavx2 -mfma -mf16c -fno-var-tracking
 AVX512_FLAGS := $(AVX2_FLAGS) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ifneq (,$(findstring x86_64,$(COMPILER)))
 $(OBJ)/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS) $(VECTOR_CHECKS)
 $(OBJ)/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS) $(VECTOR_CHECKS)
 $(OBJ)/%_avx512_vnni.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni $(VECTOR_CHECKS)
 $(OBJ)/%_avx512_bf16.o: ISA_FLAGS = $(AVX512_FLAGS) -mavx512vnni -mavx512bf16 $(VECTOR_CHECKS)
-ifneq (,$(findstring x86_64,$(COMPILER)))
 # Compilers older than the instructions leave these kernels out.
 AMX_FLAGS := $(shell $(CC) -mamx-tile -mamx-bf16 -mamx-int8 -E -x c /dev/null >/dev/null 2>&1 \
 	&& echo -mamx-tile -mamx-bf16 -mamx-int8)
@@ -361,10 +361,11 @@ check-tsan:
 		SANITIZE=thread CFLAGS='-O2 -g1' TESTS='$(TSAN_TESTS)'
 
 # valgrind runs some thirty times slower: only what needs no model of any size, goes through no
-# number format whole, and neither draws thousands of tokens nor waits. It has no long double of 80
-# bits, in which the reference of test_sampler_stages computes.
+# number format and no list of texts whole, and neither draws thousands of tokens nor waits. It has
+# no long double of 80 bits, in which the reference of test_sampler_stages computes.
 VALGRIND_TESTS ?= $(filter-out tests/model/test_quantise.c tests/tensor/test_dtype.c \
-	tests/base/test_thread.c $(addprefix tests/text/test_sampler_,stages.c chance.c), \
+	tests/base/test_thread.c $(addprefix tests/text/test_,sampler.c sampler_chance.c \
+	sampler_stages.c text_stream.c tokenizer.c), \
 	$(filter $(foreach d,base tensor format text model state,tests/$d/%),$(TEST_SOURCES)))
 check-valgrind:
 	@.ci/setup.sh valgrind
