@@ -393,8 +393,9 @@ coverage:
 	+@$(MAKE) --no-print-directory run-coverage CFLAGS='-O1 -g --coverage -fprofile-update=atomic'
 # Left out is what goes through the same lines again, many times.
 COVERAGE_TESTS ?= $(filter-out tests/fault/test_faults.c tests/hostile/test_memory_limits.c \
-	tests/kernel/test_amx.c tests/threads/% $(addprefix tests/run/,test_amx_model.c test_batch.c \
-	test_calibrate.c test_golden.c test_oracle.c),$(TEST_SOURCES))
+	tests/kernel/test_amx.c tests/cuda/% tests/threads/% tests/tools/% \
+	$(addprefix tests/run/,test_amx_model.c test_batch.c test_calibrate.c test_golden.c \
+	test_oracle.c),$(TEST_SOURCES))
 run-coverage:
 	@find $(OBJ) -name '*.gcda' -delete 2>/dev/null || true
 	+@$(MAKE) --no-print-directory run-tests TESTS='$(COVERAGE_TESTS)'

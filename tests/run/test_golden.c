@@ -113,6 +113,8 @@ START_TEST(greedy_continuations_are_identical)
     hymba_context *context = golden_context(&golden, NULL, 2, 0);
     for (size_t p = 0; p < golden.n_prompts; p++) {
         size_t n, n_greedy, rows;
+        if (test_is_slow() && p != (size_t)_i % golden.n_prompts)
+            continue;
         int32_t *ids = golden_ids(&golden, golden.lengths[p], "input_ids", &n);
         int32_t *greedy = golden_ids(&golden, golden.lengths[p], "greedy_ids", &n_greedy);
         hymba_session *session;
